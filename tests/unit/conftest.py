@@ -1,0 +1,48 @@
+"""Small real models and corpora that the unit tests share."""
+
+import numpy as np
+import polars
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A word tokenizer of 64 tokens with an end-of-text token."""
+    words = {"<|endoftext|>": 0} | {f"w{number}": number for number in range(1, 64)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session", params=["llama", "gpt_neox"])
+def tiny_model(request, tmp_path_factory, tiny_tokenizer):
+    """Folder of a random model of each architecture: 2 blocks, width 32, 64 tokens, context 64."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, vocab_size=64, max_position_embeddings=64, **SHAPE)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    folder = tmp_path_factory.mktemp("models") / request.param
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def token_stream(tmp_path):
+    """A token stream of 100 documents of about 50 tokens, with its document index; returns the path of the stream."""
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(5, 100, size=100)
+    np.save(tmp_path / "stream.npy", draw.integers(1, 64, size=sizes.sum()).astype(np.uint16))
+    index = {
+        "document": [f"{number:016x}" for number in range(100)],
+        "start": np.cumsum(sizes) - sizes,
+        "tokens": sizes,
+        "characters": sizes,
+        "bytes": sizes,
+    }
+    polars.DataFrame(index).write_parquet(tmp_path / "stream-documents.parquet")
+    return tmp_path / "stream.npy"
