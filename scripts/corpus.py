@@ -1,0 +1,292 @@
+"""corpus: collect documents, remove near-duplicates, split them by document into train, validation and calibration."""
+
+import ast
+import glob
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import logging
+import platform
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet
+
+from scripts.lib import manifests
+from scripts.lib.corpora import OVERLAP_WORDS, near_duplicates, overlap
+from scripts.lib.logs import Progress, open_log
+
+SPLITS = ("train", "validation", "calibration")
+ROW_GROUP = 16_384
+Document = tuple[str, str]  # text, source
+
+
+def corpus(definition: dict, name: str, out: dict[str, str], manifest_path: str) -> dict:
+    """Write one parquet file a split (columns document, text, source; sorted by document) and the corpus's manifest.
+
+    A document's id is the first 16 hex digits of the SHA-256 of its text, and its split follows from the id alone, so
+    that a document added to the source never moves another one. Equal definitions and packages give equal bytes.
+
+    Args:
+        definition: the entry of the config section `corpus`: `source` (docstrings, files or hub) with its keys,
+            `fractions` (of validation and calibration; the rest is train), `minimum_characters`, and optionally
+            `documents` (take exactly so many, the first ones that are long enough) and `near_duplicates` (drop a
+            document if this share of its word 5-shingles occurs in longer documents; null or absent keeps them).
+        name: the corpus's name.
+        out: path of each split's parquet file.
+        manifest_path: where to write the manifest, which is also returned.
+
+    Raises:
+        ValueError: the source is missing or empty, or a split with a share above zero gets no document.
+    """
+    table, removed = without_duplicates(collect(definition, name), definition.get("near_duplicates"))
+    parts = split(table, definition["fractions"], name)
+    shares = overlap(*(parts[key]["text"] for key in SPLITS))
+    manifest = {
+        "kind": "corpus",
+        "corpus": name,
+        "source": definition["source"],
+        "definition": definition,
+        "splits": {key: write_split(part, out[key]) for key, part in parts.items()},
+        "overlap": {"words": OVERLAP_WORDS} | dict(zip(SPLITS[1:], shares, strict=True)),
+        "duplicates_removed": sum(removed.values()),
+        **removed,
+        "versions": source_versions(definition),
+    }
+    manifests.write(manifest_path, manifest)
+    logging.getLogger("trajquant").info("%s, overlap with train %s", manifest["splits"], manifest["overlap"])
+    return manifest
+
+
+def write_split(part: pl.DataFrame, path: str) -> dict:
+    """Write one split as parquet, the same bytes for the same documents, and return its entry in the manifest."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    part.write_parquet(path, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
+    characters = int(part["text"].str.len_chars().sum())
+    return {"documents": part.height, "characters": characters, "sha256": manifests.sha256(path)}
+
+
+def collect(definition: dict, name: str) -> list[Document]:
+    """The documents of a source with at least `minimum_characters`, at most `documents` of them, in its order.
+
+    Raises:
+        ValueError: unknown source, no document at all, or fewer than `documents`.
+    """
+    readers = {"docstrings": docstrings, "files": files, "hub": hub}
+    if definition["source"] not in readers:
+        raise ValueError(f"corpus {name}: source is {definition['source']!r}, not one of {', '.join(readers)}")
+    wanted = definition.get("documents")
+    minimum = definition.get("minimum_characters", 1)
+    found = []
+    for text, source in readers[definition["source"]](definition):
+        if len(text) >= minimum:
+            found.append((text, source))
+            if len(found) == wanted:
+                break
+    if not found:
+        raise ValueError(f"corpus {name}: no document of at least {minimum} characters; check its definition")
+    if wanted and len(found) < wanted:
+        raise ValueError(
+            f"corpus {name}: the source has only {len(found)} documents of at least {minimum} characters, "
+            f"{wanted} are asked for; lower `documents` or name more sources"
+        )
+    return found
+
+
+def docstrings(definition: dict) -> Iterator[Document]:
+    """Docstrings of modules, classes and functions in the installed packages named by `packages`, in path order.
+
+    Files are parsed, never imported. Folders of tests are left out, and files without a triple quote are not parsed:
+    both cost time and hold next to no documentation.
+
+    Raises:
+        ValueError: a package is not installed.
+    """
+    folders = [package_folder(package) for package in definition["packages"]]
+    paths = [(path, folder.parent) for folder in folders for path in sorted(folder.rglob("*.py"))]
+    progress = Progress(len(paths), "files")
+    for done, (path, root) in enumerate(paths):
+        progress.update(done)
+        name = path.relative_to(root)
+        if {"test", "tests"} & set(name.parts):
+            continue
+        content = path.read_bytes()
+        if b'"""' not in content and b"'''" not in content:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(content)
+        except (SyntaxError, ValueError) as error:
+            logging.getLogger("trajquant").info("%s is not valid Python, left out: %s", path, error)
+            continue
+        for text, scope in docstrings_of(tree, ""):
+            yield text, f"{name.as_posix()}:{scope}"
+
+
+def docstrings_of(node: ast.AST, scope: str) -> Iterator[tuple[str, str]]:
+    """Cleaned docstrings of a module, class or function and of all that is defined inside it, with dotted names."""
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if not isinstance(node, ast.Module):
+            scope = f"{scope}.{node.name}" if scope else node.name
+        text = ast.get_docstring(node, clean=False)
+        if text:
+            # A lone surrogate in a string literal has no UTF-8 form.
+            yield inspect.cleandoc(text).encode("utf-8", "ignore").decode().strip(), scope
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield from docstrings_of(child, scope)
+
+
+def package_folder(package: str) -> Path:
+    """The folder of a top-level package that pip installed, found without importing it.
+
+    Raises:
+        ValueError: it is not installed, or is a single module.
+    """
+    spec = importlib.util.find_spec(package) if package in installed() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"package {package!r} of the corpus is not an installed package (names are those of `import`); "
+            f"add it to envs/trajquant.in and install it, or take it off `packages`"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def installed() -> dict[str, list[str]]:
+    """Distributions by the top-level names that they install; the standard library has none."""
+    return dict(importlib.metadata.packages_distributions())
+
+
+def files(definition: dict) -> Iterator[Document]:
+    """Documents of the files that match the globs in `paths`, relative to the working directory, in path order.
+
+    A `.jsonl` or `.parquet` file has one document a row, in the field `text_field`; any other file is one document.
+
+    Raises:
+        ValueError: a glob matches no file, a field is missing or no string, a file is not UTF-8.
+    """
+    matched = set()
+    for pattern in definition["paths"]:
+        here = {path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()}
+        if not here:
+            raise ValueError(f"{pattern!r} in `paths` of the corpus matches no file below {Path.cwd()}")
+        matched |= here
+    field = definition.get("text_field", "text")
+    for path in sorted(matched):
+        suffix = Path(path).suffix
+        if suffix == ".jsonl":
+            yield from jsonl_rows(path, field)
+        elif suffix == ".parquet":
+            yield from parquet_rows(path, field)
+        else:
+            try:
+                yield Path(path).read_text(encoding="utf-8"), path
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def jsonl_rows(path: str, field: str) -> Iterator[Document]:
+    """Documents of a JSON-lines file."""
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from error
+                yield text_of(row, field, f"{path}, line {number}"), f"{path}:{number}"
+
+
+def parquet_rows(path: str, field: str) -> Iterator[Document]:
+    """Documents of a parquet file, read in batches."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        columns = [field] if field in file.schema_arrow.names else None
+        rows = (row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield text_of(row, field, f"{path}, row {number}"), f"{path}:{number}"
+
+
+def hub(definition: dict) -> Iterator[Document]:
+    """Documents of a dataset, streamed through `datasets`: `dataset`, `name`, `split`, `revision`, `text_field`.
+
+    Raises:
+        ValueError: a row has no string in `text_field`.
+    """
+    import datasets
+
+    dataset, field = definition["dataset"], definition.get("text_field", "text")
+    which = {"name": definition.get("name"), "split": definition["split"], "revision": definition.get("revision")}
+    rows = datasets.load_dataset(dataset, **which, streaming=True)
+    progress = Progress(definition.get("documents") or 10**9, "documents")
+    for number, row in enumerate(rows, start=1):
+        progress.update(number)
+        yield text_of(row, field, f"{dataset}, row {number}"), f"{dataset}:{number}"
+
+
+def text_of(row: dict, field: str, where: str) -> str:
+    """The text of a row, or a ValueError that names the place and the field."""
+    row = row if isinstance(row, dict) else {}
+    if isinstance(row.get(field), str):
+        return row[field]
+    has = ", ".join(row) or "no field"
+    raise ValueError(f"{where} has no text in field {field!r} (`text_field`); it has {has}")
+
+
+def without_duplicates(found: list[Document], share: float | None) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Documents with their ids, sorted by id, without repeated ones, and how many were removed.
+
+    Of texts equal but for white space the first found is kept; near-duplicates go too unless `share` is None.
+    """
+    first = {}
+    for text, source in found:
+        first.setdefault(" ".join(text.split()), (hashlib.sha256(text.encode()).hexdigest()[:16], text, source))
+    table = pl.DataFrame(list(first.values()), schema=["document", "text", "source"], orient="row").sort("document")
+    kept = table if share is None else table.filter(pl.Series(~near_duplicates(table["text"], share)))
+    return kept, {"exact_duplicates": len(found) - table.height, "near_duplicates": table.height - kept.height}
+
+
+def split(table: pl.DataFrame, fractions: dict[str, float], name: str) -> dict[str, pl.DataFrame]:
+    """Cut a table by a hash of the document id: shares `fractions` of validation and calibration, the rest is train.
+
+    Raises:
+        ValueError: the shares are below 0 or sum to more than 1, or a split with a share above zero is empty.
+    """
+    shares = {"train": 1 - sum(fractions.values())} | fractions
+    if min(shares.values()) < -1e-9 or set(shares) != set(SPLITS):
+        raise ValueError(f"corpus {name}: fractions {fractions} must name validation and calibration, sum at most 1")
+    digests = (hashlib.sha256(f"split {document}".encode()).digest() for document in table["document"])
+    position = pl.Series([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], dtype=pl.Float64)
+    validation, calibration = shares["validation"], shares["validation"] + shares["calibration"]
+    parts = {
+        "train": table.filter(position >= calibration),
+        "validation": table.filter(position < validation),
+        "calibration": table.filter((position >= validation) & (position < calibration)),
+    }
+    for key, part in parts.items():
+        if part.is_empty() and shares[key] > 1e-9:
+            raise ValueError(
+                f"corpus {name}: its {table.height} documents leave split {key} (share {shares[key]:g}) empty; "
+                f"add documents or change `fractions`"
+            )
+    return parts
+
+
+def source_versions(definition: dict) -> dict[str, str]:
+    """Versions of Python and of the packages that shape the corpus, among them those whose docstrings it holds."""
+    names = ["numpy", "polars"] + (["datasets"] if definition["source"] == "hub" else [])
+    if definition["source"] == "docstrings":
+        names += sorted({name for package in definition["packages"] for name in installed()[package]})
+    return {"python": platform.python_version()} | manifests.versions(tuple(names))
+
+
+if __name__ == "__main__":
+    open_log(snakemake.log[0], f"corpus {snakemake.params.corpus}")
+    out = {key: snakemake.output[key] for key in SPLITS}
+    corpus(snakemake.params.definition, snakemake.params.corpus, out, snakemake.output.manifest)

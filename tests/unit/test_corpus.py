@@ -1,0 +1,180 @@
+"""scripts/corpus.py on small packages, files and datasets."""
+
+import json
+import re
+import shutil
+
+import polars as pl
+import pytest
+
+from scripts import corpus as stage
+from scripts.lib import manifests
+
+DOCSTRINGS = {
+    "source": "docstrings",
+    "packages": ["tokenizers", "seaborn"],
+    "minimum_characters": 200,
+    "near_duplicates": 0.5,
+    "fractions": {"validation": 0.1, "calibration": 0.1},
+}
+
+
+def run(definition, folder):
+    out = {split: str(folder / f"{split}.parquet") for split in stage.SPLITS}
+    manifest = stage.corpus(definition, "tiny", out, str(folder / "manifest.json"))
+    return manifest, {split: pl.read_parquet(path) for split, path in out.items()}
+
+
+def write_texts(folder, count, prefix="text"):
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        words = " ".join(f"{prefix}{number}word{place}" for place in range(20))
+        (folder / f"{prefix}-{number:03}.txt").write_text(words)
+    return {"source": "files", "paths": [f"{folder}/*.txt"], "fractions": {"validation": 0.2, "calibration": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def docstrings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docstrings")
+    return folder, *run(DOCSTRINGS, folder)
+
+
+def test_docstrings_of_installed_packages(docstrings):
+    folder, manifest, tables = docstrings
+    table = pl.concat(tables.values())
+    assert table.columns == ["document", "text", "source"]
+    assert table["document"].str.contains("^[0-9a-f]{16}$").all()
+    assert table["document"].is_unique().all()
+    assert table["text"].str.len_chars().min() >= 200
+    assert table["source"].str.contains(r"^(tokenizers|seaborn)/.*\.py:[\w.]*$").all()
+    assert table["source"].str.contains(r"/tests?/").sum() == 0
+    assert "seaborn/matrix.py:ClusterGrid.color_list_to_matrix_and_cmap" in table["source"].to_list()
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    assert manifest["versions"]["seaborn"] == manifests.versions(("seaborn",))["seaborn"]
+    for split, entry in manifest["splits"].items():
+        assert entry["sha256"] == manifests.sha256(folder / f"{split}.parquet")
+        assert entry["documents"] == tables[split].height > 0
+        assert tables[split]["document"].is_sorted()
+
+
+def test_a_second_run_gives_equal_bytes(docstrings, tmp_path):
+    run(DOCSTRINGS, tmp_path)
+    for name in ("train.parquet", "validation.parquet", "calibration.parquet", "manifest.json"):
+        assert (tmp_path / name).read_bytes() == (docstrings[0] / name).read_bytes()
+
+
+def test_docstrings_are_found_at_any_depth():
+    import ast
+
+    code = '"""Top."""\nif 1:\n  class A:\n    """Of A."""\n    def f(self):\n      "Of f."\n      def g(): "Of g."\n'
+    code += "try:\n  async def h():\n    '''  Of h.\n\n      Two. \\ud800'''\nexcept E:\n  def i(): 'Of i.'\n"
+    found = {scope: text for text, scope in stage.docstrings_of(ast.parse(code), "")}
+    assert found == {
+        "": "Top.",
+        "A": "Of A.",
+        "A.f": "Of f.",
+        "A.f.g": "Of g.",
+        "h": "Of h.\n\nTwo.",
+        "i": "Of i.",
+    }
+
+
+def test_duplicates_are_removed_before_the_split(tmp_path):
+    definition = write_texts(tmp_path / "texts", 30)
+    text = (tmp_path / "texts/text-003.txt").read_text()
+    (tmp_path / "texts/copy.txt").write_text(text.replace(" ", "\n\n"))
+    (tmp_path / "texts/extended.txt").write_text("once more: " + text + " and so on")
+    manifest, tables = run(definition | {"near_duplicates": 0.5}, tmp_path)
+    assert (manifest["exact_duplicates"], manifest["near_duplicates"], manifest["duplicates_removed"]) == (1, 1, 2)
+    sources = pl.concat(tables.values())["source"].to_list()
+    assert len(sources) == 30
+    assert f"{tmp_path}/texts/extended.txt" in sources
+    assert manifest["overlap"] == {"words": 13, "validation": 0.0, "calibration": 0.0}
+    assert run(definition, tmp_path)[0]["near_duplicates"] == 0
+
+
+def test_more_documents_move_no_other(tmp_path):
+    definition = write_texts(tmp_path / "texts", 40)
+    _, before = run(definition, tmp_path)
+    write_texts(tmp_path / "texts", 40, prefix="more")
+    _, after = run(definition, tmp_path)
+    for split in stage.SPLITS:
+        assert set(before[split]["document"]) < set(after[split]["document"])
+
+
+def test_files_of_every_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    definition = write_texts(tmp_path / "texts", 10) | {"text_field": "body"}
+    rows = [{"body": f"line {number} of the jsonl file"} for number in range(10)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    pl.DataFrame({"body": [f"row {number} of the parquet file" for number in range(10)]}).write_parquet("b.parquet")
+    definition["paths"] = ["texts/*.txt", "*.jsonl", "**/*.parquet"]
+    manifest, tables = run(definition, tmp_path / "out")
+    sources = pl.concat(tables.values())["source"].to_list()
+    assert sum(entry["documents"] for entry in manifest["splits"].values()) == 30
+    assert {"texts/text-000.txt", "a.jsonl:1", "a.jsonl:10", "b.parquet:1"} <= set(sources)
+
+
+def test_hub_datasets_are_streamed(tmp_path):
+    rows = [{"content": f"document {number} " + "words " * number} for number in range(50)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    definition = {
+        "source": "hub",
+        "dataset": str(tmp_path / "data"),
+        "split": "train",
+        "text_field": "content",
+        "documents": 20,
+        "minimum_characters": 30,
+        "fractions": {"validation": 0.3, "calibration": 0.3},
+    }
+    manifest, tables = run(definition, tmp_path / "out")
+    table = pl.concat(tables.values())
+    assert table.height == 20
+    assert table["text"].str.len_chars().min() >= 30
+    assert "datasets" in manifest["versions"]
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(ValueError, match="only 46 documents of at least 30 characters, 60 are asked for"):
+        run(definition | {"documents": 60}, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"row 1 has no text in field 'text' .* it has content"):
+        run(definition | {"text_field": "text"}, tmp_path / "out")
+
+
+def test_a_corpus_for_evaluation_alone_has_an_empty_train_split(tmp_path):
+    definition = write_texts(tmp_path / "texts", 30) | {"fractions": {"validation": 0.5, "calibration": 0.5}}
+    manifest, tables = run(definition, tmp_path)
+    assert tables["train"].is_empty()
+    assert tables["train"].columns == ["document", "text", "source"]
+    assert manifest["overlap"]["validation"] == 0
+
+
+@pytest.mark.parametrize("package", ["no_such_package", "json", "numpy.linalg", "six"])
+def test_a_package_that_is_not_installed_is_named(tmp_path, package):
+    with pytest.raises(ValueError, match=f"{re.escape(package)}.* is not an installed package .* take it off"):
+        run(DOCSTRINGS | {"packages": [package]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"paths": ["*.nothing"]}, r"'\*\.nothing' in `paths` of the corpus matches no file"),
+        ({"paths": ["bad.jsonl"]}, r"bad\.jsonl, line 2 has no text in field 'text' \(`text_field`\); it has other"),
+        ({"paths": ["broken.jsonl"]}, r"broken\.jsonl, line 1 is not valid JSON"),
+        ({"paths": ["bad.parquet"]}, r"bad\.parquet, row 1 has no text in field 'text' .* it has other"),
+        ({"paths": ["latin.txt"]}, r"latin\.txt is not UTF-8 text"),
+        ({"minimum_characters": 10**6}, r"corpus tiny: no document of at least 1000000 characters"),
+        ({"documents": 99}, "only 5 documents of at least 1 characters, 99 are asked for"),
+        ({"fractions": {"validation": 1e-4, "calibration": 0.2}}, "split validation .* empty"),
+        ({"fractions": {"validation": 0.9, "calibration": 0.2}}, "sum at most 1"),
+        ({"source": "web"}, "source is 'web', not one of docstrings, files, hub"),
+    ],
+)
+def test_bad_definitions_have_clear_messages(tmp_path, monkeypatch, change, message):
+    definition = write_texts(tmp_path / "texts", 5)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"other": "y"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"text": \n')
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    pl.DataFrame({"other": ["x"]}).write_parquet("bad.parquet")
+    with pytest.raises(ValueError, match=message):
+        run(definition | change, tmp_path / "out")

@@ -1,0 +1,82 @@
+"""scripts/tokenize.py: the stream of ids and the index of its documents."""
+
+import numpy as np
+import polars as pl
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from scripts import tokenize as stage
+from scripts.lib import manifests
+from scripts.tokenizer import tokenizer
+
+TEXTS = [f"Return the mean of row {number}: ünïcode, " + "again " * (number % 7) for number in range(60)]
+TEXTS += ["A text with <|endoftext|> in its middle.", "x"]
+NAMES = {"tokenizer": "tiny", "corpus": "small", "split": "train"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    table = pl.DataFrame({"document": [f"{number:016x}" for number in range(len(TEXTS))], "text": TEXTS})
+    table.write_parquet(folder / "train.parquet")
+    definition = {"source": "train", "corpus": "small", "vocabulary": 300}
+    tokenizer(definition, "tiny", str(folder / "train.parquet"), str(folder / "tokenizer"), str(folder / "m.json"))
+    return folder
+
+
+def run(inputs, folder, text="train.parquet"):
+    out = {"tokens": "s.npy", "documents": "s-documents.parquet", "manifest": "s.json"}
+    out = {key: str(folder / name) for key, name in out.items()}
+    manifest = stage.tokenize(str(inputs / text), str(inputs / "tokenizer"), NAMES, out)
+    return manifest, np.load(out["tokens"]), pl.read_parquet(out["documents"])
+
+
+def test_the_stream_decodes_to_the_documents(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "BATCH", 7)
+    manifest, stream, index = run(inputs, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(inputs / "tokenizer")
+    assert stream.dtype == np.uint16
+    assert index.schema == {
+        "document": pl.String,
+        "start": pl.Int64,
+        "tokens": pl.Int64,
+        "characters": pl.Int64,
+        "bytes": pl.Int64,
+    }
+    for row, text in zip(index.iter_rows(named=True), TEXTS, strict=True):
+        ids = stream[row["start"] : row["start"] + row["tokens"]].tolist()
+        assert loaded.decode(ids[:-1]) == text
+        assert ids.index(loaded.eos_token_id) == len(ids) - 1
+        assert (row["characters"], row["bytes"]) == (len(text), len(text.encode()))
+    assert index["tokens"].sum() == len(stream) == manifest["tokens"]
+    assert (manifest["documents"], manifest["vocabulary"], manifest["eos"]) == (62, 300, loaded.eos_token_id)
+    assert manifest["sha256"] == manifests.sha256(tmp_path / "s.npy")
+    assert NAMES.items() <= manifest.items()
+    assert {path.name for path in tmp_path.iterdir()} == {"s.npy", "s-documents.parquet", "s.json"}
+
+
+def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):
+    first, _, index = run(inputs, tmp_path)
+    monkeypatch.setattr(stage, "BATCH", 3)
+    second, _, again = run(inputs, tmp_path)
+    assert first == second
+    assert index.equals(again)
+
+
+def test_an_empty_split_gives_an_empty_stream(inputs, tmp_path):
+    pl.DataFrame(schema={"document": pl.String, "text": pl.String}).write_parquet(inputs / "empty.parquet")
+    manifest, stream, index = run(inputs, tmp_path, "empty.parquet")
+    assert (manifest["documents"], manifest["tokens"], len(stream), index.height) == (0, 0, 0, 0)
+    assert stream.dtype == np.uint16
+
+
+def test_a_large_vocabulary_needs_four_bytes_an_id(tmp_path):
+    words = {f"w{number}": number for number in range(2**16)}
+    large = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), eos_token="w1")
+    (tmp_path / "in").mkdir()
+    large.save_pretrained(tmp_path / "in/tokenizer")
+    pl.DataFrame({"document": ["0"], "text": ["w65535"]}).write_parquet(tmp_path / "in/train.parquet")
+    _, stream, _ = run(tmp_path / "in", tmp_path)
+    assert stream.dtype == np.uint32
+    assert stream.tolist() == [65535, 1]
