@@ -1,0 +1,228 @@
+"""What a study consists of: its trajectories, checkpoints, links and cells, worked out from the config alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from scripts.lib import schedules, suites
+from scripts.lib.config import ConfigError, load_named, require_name, require_study, validate
+from scripts.lib.trajectories import add_trajectory
+
+BASELINE = "none"
+RUN_KEYS = (
+    "model",
+    "corpus",
+    "tokenizer",
+    "window",
+    "batch_size",
+    "micro_batch_size",
+    "optimizer",
+    "seed",
+    "precision",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """(trajectory, checkpoint, method): the unit of work; `step` says which checkpoint."""
+
+    trajectory: str
+    step: int
+    method: str
+
+    @property
+    def checkpoint(self) -> str:
+        return f"step-{self.step}"
+
+
+@dataclass
+class Plan:
+    """A study worked out: everything that the rules need to know about it.
+
+    trajectories: by name, with all that they derive from; branches hold what they inherit.
+    recipes: by method, without the baseline.
+    losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
+    suites: by name, the files of their tasks and of their documents (the latter below the resources folder).
+    """
+
+    config: dict
+    trajectories: dict[str, dict] = field(default_factory=dict)
+    recipes: dict[str, dict] = field(default_factory=dict)
+    losses: dict[Cell, list[str]] = field(default_factory=dict)
+    tasks: dict[Cell, list[str]] = field(default_factory=dict)
+    suites: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[Cell]:
+        return sorted(self.losses)
+
+    @property
+    def checkpoints(self) -> list[tuple[str, int]]:
+        return sorted({(cell.trajectory, cell.step) for cell in self.losses})
+
+    def by_source(self, source: str) -> list[str]:
+        """Names of the trajectories of one source, branches counting as trained."""
+        return [name for name, trajectory in self.trajectories.items() if trajectory["source"] == source]
+
+    def steps(self, name: str) -> list[int]:
+        """All steps at which a trajectory has a checkpoint, ascending."""
+        trajectory = self.trajectories[name]
+        if trajectory["source"] == "local":
+            return sorted(checkpoint["step"] for checkpoint in trajectory["checkpoints"])
+        return sorted(trajectory["keep"])
+
+    def links(self, name: str) -> dict[str, dict]:
+        """A controlled run as a chain of links: name -> start, end, keep, restart (state kept at the end), parent.
+
+        A link is named after its start, so that extending a run does not rename what is finished. `parent` is
+        (trajectory, link) or None.
+        """
+        run = self.trajectories[name]
+        first = run["branch"]["step"] if "branch" in run else 0
+        last = max(run["keep"] + run["restart"])
+        ends = sorted({step for step in run["restart"] if step > first} | {last})
+        links = {}
+        parent = self._link_ending(run["branch"]["from"], first) if first else None
+        for start, end in zip([first, *ends], ends, strict=False):
+            keep = sorted(step for step in run["keep"] if start < step <= end)
+            link = {"start": start, "end": end, "keep": keep, "restart": end in run["restart"]}
+            links[f"from-{start}"] = link | {"parent": parent}
+            parent = (name, f"from-{start}")
+        return links
+
+    def link_of(self, name: str, step: int) -> str:
+        """Name of the link that keeps a step of a controlled run."""
+        return next(link for link, content in self.links(name).items() if step in content["keep"])
+
+    def members(self, name: str, step: int) -> list[int]:
+        """Steps of the checkpoints that one average is made of, ascending."""
+        average = self.trajectories[name]
+        return [step - back * average["stride"] for back in reversed(range(average["window"]))]
+
+    def local_path(self, name: str, step: int) -> str:
+        """Folder of one checkpoint of a local trajectory, as the user wrote it."""
+        return next(c["path"] for c in self.trajectories[name]["checkpoints"] if c["step"] == step)
+
+    def tokenizer(self, name: str) -> str:
+        """Name of the tokenizer of a trajectory; a local one is named after the trajectory."""
+        trajectory = self.trajectories[name]
+        if trajectory["source"] == "average":
+            return self.tokenizer(trajectory["of"])
+        return trajectory.get("tokenizer", name)
+
+    def tokenizer_definition(self, tokenizer: str) -> dict:
+        """Where a tokenizer comes from: the config's entry, or the first folder of a local trajectory."""
+        if tokenizer in self.config["tokenize"]:
+            return self.config["tokenize"][tokenizer]
+        return {"source": "model", "path": self.trajectories[tokenizer]["checkpoints"][0]["path"]}
+
+    def describe(self, name: str, step: int) -> dict:
+        """One row of the `checkpoints` table, as far as the config tells it."""
+        trajectory = self.trajectories[name]
+        row = {"trajectory": name, "checkpoint": f"step-{step}", "source": trajectory["source"], "step": step}
+        if trajectory["source"] == "average":
+            newest = self.describe(trajectory["of"], step)
+            return newest | row | {"parent": trajectory["of"], "phase": "average"}
+        if trajectory["source"] == "local":
+            return row | {"parent": None} | _local_circumstances(trajectory, step)
+        schedule = trajectory["schedule"]
+        return row | {
+            "parent": "{from}/step-{step}".format(**trajectory["branch"]) if "branch" in trajectory else None,
+            "tokens": int(schedules.tokens(step, trajectory["batch_size"], trajectory["window"])),
+            "learning_rate": float(schedules.learning_rate(schedule, step)),
+            "peak_learning_rate": schedule["peak"],
+            "phase": str(schedules.phase(schedule, step)),
+        }
+
+    def schedules(self, points: int = 400) -> list[dict]:
+        """Steps, tokens and learning rates of every trained trajectory of the study, fine enough to be drawn."""
+        curves = []
+        for name in sorted({cell.trajectory for cell in self.losses} & set(self.by_source("train"))):
+            run = self.trajectories[name]
+            first = run["branch"]["step"] if "branch" in run else 0
+            steps = np.unique(np.linspace(first, max(run["keep"]), points).astype(int))
+            tokens = schedules.tokens(steps, run["batch_size"], run["window"]).tolist()
+            rates = schedules.learning_rate(run["schedule"], steps).tolist()
+            curves.append({"trajectory": name, "steps": steps.tolist(), "tokens": tokens, "learning_rate": rates})
+        return curves
+
+    def _link_ending(self, name: str, step: int) -> tuple[str, str]:
+        return name, next(link for link, content in self.links(name).items() if content["end"] == step)
+
+
+def make_plan(config: dict, folder: Path | str = "config") -> Plan:
+    """Check the config and work the study out.
+
+    Args:
+        config: the merged Snakemake config.
+        folder: the folder that holds trajectories/, recipes/, studies/ and tasks/.
+
+    Raises:
+        ConfigError: anything that is wrong in what the user wrote, before any work starts.
+    """
+    folder = Path(folder)
+    require_study(config, folder / "studies")
+    validate(config, "config", "config")
+    validate(config["study"], "study", "study")
+    plan = Plan(config)
+    for number, block in enumerate(config["study"]["cells"]):
+        where = f"study `{config['study']['name']}`, cells.{number}"
+        for name in block["trajectories"]:
+            add_trajectory(plan, name, folder / "trajectories", where)
+        methods = [BASELINE, *(method for method in block["methods"] if method != BASELINE)]
+        for method in methods[1:]:
+            plan.recipes[method] = load_named(folder / "recipes", "recipe", method)
+            if "calibration" in plan.recipes[method]:
+                corpus = plan.recipes[method]["calibration"]["corpus"]
+                require_name(corpus, config["corpus"], "corpus", f"{folder}/recipes/{method}.yaml, calibration.corpus")
+        for corpus in block.get("loss", []):
+            require_name(corpus, config["corpus"], "corpus", f"{where}.loss")
+        for suite in block.get("tasks", []):
+            _add_suite(plan, suite, folder / "tasks", where)
+        _add_cells(plan, block, methods, where)
+    return plan
+
+
+def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:
+    known = [path.stem.removeprefix("suite-") for path in folder.glob("suite-*.yaml")]
+    require_name(name, known, "suite", f"{where}.tasks")
+    try:
+        suite = suites.load_suite(folder / f"suite-{name}.yaml")
+        tasks = suites.load_tasks(suite, folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    plan.suites[name] = {"tasks": suites.task_files(suite, folder), "documents": suites.document_files(tasks, "")}
+
+
+def _add_cells(plan: Plan, block: dict, methods: list[str], where: str) -> None:
+    for name in block["trajectories"]:
+        steps = plan.steps(name)
+        chosen = block.get("checkpoints", "all")
+        for step in chosen if isinstance(chosen, list) else steps:
+            if step not in steps:
+                kept = ", ".join(map(str, steps))
+                raise ConfigError(
+                    f"{where}.checkpoints: trajectory `{name}` does not keep step {step}; it keeps {kept}"
+                )
+        chosen = {"all": steps, "last": steps[-1:]}.get(chosen, chosen) if isinstance(chosen, str) else chosen
+        for step in chosen:
+            for method in methods:
+                cell = Cell(name, step, method)
+                for target, key in ((plan.losses, "loss"), (plan.tasks, "tasks")):
+                    known = target.setdefault(cell, [])
+                    known.extend(value for value in block.get(key, []) if value not in known)
+
+
+def _local_circumstances(trajectory: dict, step: int) -> dict:
+    given = next(checkpoint for checkpoint in trajectory["checkpoints"] if checkpoint["step"] == step)
+    schedule = trajectory.get("schedule")
+    rates = [c["learning_rate"] for c in trajectory["checkpoints"] if "learning_rate" in c]
+    return {
+        "tokens": given["tokens"] if "tokens" in given else step * trajectory["tokens_per_step"],
+        "learning_rate": given.get(
+            "learning_rate", float(schedules.learning_rate(schedule, step)) if schedule else None
+        ),
+        "peak_learning_rate": schedule["peak"] if schedule else max(rates),
+        "phase": given.get("phase", str(schedules.phase(schedule, step)) if schedule else None),
+    }

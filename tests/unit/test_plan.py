@@ -1,0 +1,178 @@
+"""Plan: links, lineages, members and cells of small made-up trajectories, and mistakes across files."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.lib.config import ConfigError, read_yaml
+from scripts.lib.plan import Cell, make_plan
+
+BRANCH = {
+    "source": "train",
+    "branch": {"from": "smoke", "step": 20},
+    "schedule": {"name": "wsd", "peak": 0.01, "warmup": 5, "decay": {"start": 20, "end": 40, "shape": "linear"}},
+    "keep": [40],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A copy of config/ and a function that writes one trajectory into it."""
+    shutil.copytree("config", tmp_path / "config")
+
+    def write_trajectory(name, content):
+        (tmp_path / "config/trajectories" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+    write_trajectory.folder = tmp_path / "config"
+    return write_trajectory
+
+
+def plan(folder, *cells):
+    config = read_yaml("config/default.yaml") | read_yaml("config/studies/smoke.yaml")
+    config["corpus"] |= read_yaml("config/default.yaml")["corpus"]
+    config["tokenize"] |= read_yaml("config/default.yaml")["tokenize"]
+    config["evaluate_loss"] = {"window": 64, "windows": 8, "batch_size": 4}
+    config["evaluate_tasks"] = {"documents": 8, "seed": 1}
+    config["study"] = {"name": "made-up", "title": "made up", "cells": list(cells)}
+    return make_plan(config, folder)
+
+
+def block(*trajectories, methods=("rtn-w3-g32",), **more):
+    return {"trajectories": list(trajectories), "methods": list(methods), **more}
+
+
+def test_a_run_is_a_chain_of_links(write):
+    run = read_yaml("config/trajectories/smoke.yaml") | {"keep": [10, 20, 30, 40], "restart": [20]}
+    write("run", run)
+    assert plan(write.folder, block("run")).links("run") == {
+        "from-0": {"start": 0, "end": 20, "keep": [10, 20], "restart": True, "parent": None},
+        "from-20": {"start": 20, "end": 40, "keep": [30, 40], "restart": False, "parent": ("run", "from-0")},
+    }
+
+
+def test_extending_a_run_renames_no_link(write):
+    run = read_yaml("config/trajectories/smoke.yaml")
+    write("run", run)
+    before = plan(write.folder, block("run")).links("run")
+    write("run", run | {"keep": [*run["keep"], 60]})
+    after = plan(write.folder, block("run")).links("run")
+    assert before.keys() == after.keys()
+    assert before["from-0"] == after["from-0"]
+
+
+def test_a_branch_goes_on_from_its_parents_link_and_inherits(write):
+    write("branch", BRANCH)
+    made = plan(write.folder, block("branch"))
+    assert made.links("branch")["from-20"]["parent"] == ("smoke", "from-0")
+    assert made.trajectories["branch"]["model"] == made.trajectories["smoke"]["model"]
+    row = made.describe("branch", 40)
+    assert (row["parent"], row["phase"], row["learning_rate"]) == ("smoke/step-20", "decay", 0.0)
+    assert row["tokens"] == 40 * 8 * 64
+
+
+def test_the_baseline_is_always_there_and_blocks_join(write):
+    made = plan(
+        write.folder,
+        block("smoke", checkpoints=[40], loss=["smoke"]),
+        block("smoke", checkpoints="last", methods=["nf4"], loss=["smoke"], tasks=["smoke"]),
+    )
+    assert made.cells == [Cell("smoke", 40, "nf4"), Cell("smoke", 40, "none"), Cell("smoke", 40, "rtn-w3-g32")]
+    assert made.losses[Cell("smoke", 40, "none")] == ["smoke"]
+    assert made.tasks == {
+        Cell("smoke", 40, "none"): ["smoke"],
+        Cell("smoke", 40, "nf4"): ["smoke"],
+        Cell("smoke", 40, "rtn-w3-g32"): [],
+    }
+
+
+def test_members_of_an_average(write):
+    assert plan(write.folder, block("smoke-lawa")).members("smoke-lawa", 40) == [30, 40]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BRANCH | {"branch": {"from": "smoke", "step": 30}}, "keeps no restart point at step 30 (it keeps: 20)"),
+        (BRANCH | {"branch": {"from": "smoek", "step": 20}}, "did you mean `smoke`"),
+        (BRANCH | {"branch": {"from": "smoke-lawa", "step": 20}}, "is not trained by the workflow"),
+        (BRANCH | {"keep": [20]}, "do not lie after the branch's start"),
+        (BRANCH | {"keep": [50]}, "step 50 lies after the schedule's end at step 40"),
+        (
+            BRANCH | {"schedule": BRANCH["schedule"] | {"decay": {"start": 41, "end": 40, "shape": "linear"}}},
+            "decay starts at step 41, after its end at step 40",
+        ),
+        (
+            {"source": "average", "of": "smoke", "average": "lawa", "window": 3, "stride": 10, "keep": [30]},
+            "needs `smoke` at steps [10], which that trajectory does not keep",
+        ),
+        ({"source": "local", "checkpoints": [{"path": "nowhere", "step": 1}]}, "step 1 has no `tokens`"),
+        (
+            {
+                "source": "local",
+                "checkpoints": [{"path": "nowhere", "step": 1, "tokens": 1, "learning_rate": 0.1, "phase": "stable"}],
+            },
+            "nowhere is not a folder",
+        ),
+    ],
+)
+def test_mistakes_in_a_derived_trajectory(write, content, message):
+    write("wrong", content)
+    with pytest.raises(ConfigError) as caught:
+        plan(write.folder, block("wrong"))
+    assert message in str(caught.value)
+    assert "wrong.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (block("nosuch"), "there is no trajectory `nosuch`"),
+        (block("smoke", methods=["rtn-w3-g31"]), "there is no recipe `rtn-w3-g31`"),
+        (block("smoke", loss=["nosuch"]), "there is no corpus `nosuch`"),
+        (block("smoke", tasks=["nosuch"]), "there is no suite `nosuch`"),
+        (block("smoke", checkpoints=[25]), "does not keep step 25; it keeps 20, 30, 40"),
+        (block("smoke", checkpoint="all"), "unknown key `cells.0.checkpoint`; did you mean `checkpoints`?"),
+    ],
+)
+def test_mistakes_in_a_study(write, cells, message):
+    with pytest.raises(ConfigError) as caught:
+        plan(write.folder, cells)
+    assert message in str(caught.value)
+
+
+def test_a_task_with_a_wrong_field(write):
+    path = Path(write.folder) / "tasks" / "docstrings-cloze.yaml"
+    path.write_text(path.read_text().replace("doc_to_target", "doc_to_taget"))
+    with pytest.raises(ConfigError, match=r"doc_to_taget.*did you mean 'doc_to_target'"):
+        plan(write.folder, block("smoke", tasks=["smoke"]))
+
+
+def test_circles_end(write):
+    write("a", BRANCH | {"branch": {"from": "b", "step": 20}})
+    write("b", BRANCH | {"branch": {"from": "a", "step": 20}})
+    with pytest.raises(ConfigError, match="derives from itself"):
+        plan(write.folder, block("a"))
+
+
+def test_a_local_run(write, tiny_model):
+    checkpoints = [{"path": str(tiny_model), "step": step} for step in (200, 100)]
+    schedule = {"name": "linear", "peak": 0.1, "warmup": 0, "end": 200}
+    write("own", {"source": "local", "checkpoints": checkpoints, "schedule": schedule, "tokens_per_step": 1000})
+    made = plan(write.folder, block("own"))
+    assert made.steps("own") == [100, 200]
+    row = made.describe("own", 100)
+    assert (row["tokens"], row["phase"], row["peak_learning_rate"]) == (100_000, "decay", 0.1)
+    assert row["learning_rate"] == pytest.approx(0.05)
+    assert made.tokenizer_definition(made.tokenizer("own")) == {"source": "model", "path": str(tiny_model)}
+
+
+@pytest.mark.parametrize("study", sorted(Path("config/studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_correct(study):
+    config = read_yaml("config/default.yaml")
+    for key, value in read_yaml(study).items():
+        config[key] = config[key] | value if key in config else value
+    made = make_plan(config)
+    assert made.cells
+    assert made.config["study"]["name"] == study.stem
