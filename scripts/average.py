@@ -1,0 +1,79 @@
+"""average: checkpoints of one trajectory become their mean; members are streamed, so memory does not grow with them."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from scripts.lib import manifests
+from scripts.lib.folders import weight_files
+from scripts.lib.logs import Progress, open_log
+from scripts.publish import describe
+
+
+def average(members: list[Path], out: Path) -> None:
+    """Write the uniform mean of several model folders (LAWA, arXiv:2209.14981), one tensor in memory at a time.
+
+    Sums are taken in float64 and in the order given; the result has the newest member's dtype and its config and
+    tokenizer. Tensors that are not floating point are taken from the newest member.
+
+    Args:
+        members: model folders of one architecture, oldest first.
+        out: the average's model folder; whole or absent.
+
+    Raises:
+        ValueError: a tensor is missing in a member or has another shape there; the message names both.
+    """
+    newest = members[-1]
+    with manifests.staged_folder(out) as scratch:
+        for path in sorted(newest.iterdir()):
+            if path.is_file() and path.suffix != ".safetensors":
+                manifests.link_file(path, scratch / path.name)
+        where = [locate_tensors(member) for member in members]
+        progress = Progress(len(where[-1]), "tensors")
+        for shard in weight_files(newest):
+            with safe_open(shard, framework="pt") as file:
+                names = list(file.keys())
+            tensors = {}
+            for name in names:
+                tensors[name] = mean_tensor(name, members, where)
+                progress.update(len(tensors))
+            save_file(tensors, scratch / shard.name, metadata={"format": "pt"})
+
+
+def mean_tensor(name: str, members: list[Path], where: list[dict[str, Path]]) -> torch.Tensor:
+    """Mean over members of one tensor, in the newest member's dtype.
+
+    Raises:
+        ValueError: a member has no such tensor, or one of another shape.
+    """
+    total = None
+    for member, files in zip(members, where, strict=True):
+        if name not in files:
+            raise ValueError(f"{member} has no tensor {name}, but {members[-1]} has; only like models can be averaged")
+        with safe_open(files[name], framework="pt") as file:
+            tensor = file.get_tensor(name)
+        if total is not None and tensor.shape != total.shape:
+            raise ValueError(f"{member}: tensor {name} has shape {tuple(tensor.shape)}, not {tuple(total.shape)}")
+        total = tensor.to(torch.float64) if total is None else total.add_(tensor)
+    return (total / len(members)).to(tensor.dtype) if tensor.is_floating_point() else tensor
+
+
+def locate_tensors(folder: Path) -> dict[str, Path]:
+    """Which safetensors file of a model folder holds each tensor."""
+    where = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            where.update(dict.fromkeys(file.keys(), path))
+    return where
+
+
+if __name__ == "__main__":
+    open_log(snakemake.log[0], f"average {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
+    torch.set_num_threads(snakemake.params.threads)
+    average([Path(folder) for folder in snakemake.input.models], Path(snakemake.output.model))
+    circumstances = snakemake.params.circumstances
+    members = [manifests.read(path)["revision"] for path in snakemake.input.manifests]
+    manifest = describe(Path(snakemake.output.model), circumstances | {"members": members})
+    manifests.write(snakemake.output.manifest, manifest)

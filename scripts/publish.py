@@ -1,0 +1,52 @@
+"""publish: a finished model folder becomes a checkpoint, by hard link, with a manifest that says what it is."""
+
+import json
+from pathlib import Path
+
+from scripts.lib import manifests
+from scripts.lib.folders import count_parameters, validate_model_folder
+from scripts.lib.logs import open_log
+
+
+def publish(source: Path, out: Path, circumstances: dict) -> dict:
+    """Link a model folder to its place among the checkpoints and return its manifest.
+
+    Args:
+        source: model folder: a step kept by a run, or a user's own.
+        out: the checkpoint's model folder; whole or absent.
+        circumstances: trajectory, checkpoint, source, parent, step, tokens, learning_rate, peak_learning_rate, phase.
+
+    Raises:
+        ValueError: the folder is no whole model folder.
+    """
+    validate_model_folder(source)
+    with manifests.staged_folder(out) as scratch:
+        for path in sorted(Path(source).iterdir()):
+            if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
+                manifests.link_file(path, scratch / path.name)
+    return describe(out, circumstances)
+
+
+def describe(folder: Path, circumstances: dict) -> dict:
+    """The manifest of a checkpoint: its circumstances, then what can be read off its folder."""
+    config = json.loads((folder / "config.json").read_text())
+    files = manifests.describe_files(folder)
+    return {
+        "kind": "checkpoint",
+        "status": "ok",
+        **circumstances,
+        "architecture": config["architectures"][0],
+        "parameters": count_parameters(folder),
+        "bytes": sum(entry["bytes"] for entry in files.values()),
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "revision": manifests.weights_hash(files),
+        "files": files,
+        "versions": manifests.versions(),
+    }
+
+
+if __name__ == "__main__":
+    open_log(snakemake.log[0], f"publish {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
+    source = Path(snakemake.params.get("path") or f"{snakemake.input.run}/{snakemake.wildcards.checkpoint}")
+    manifest = publish(source, Path(snakemake.output.model), snakemake.params.circumstances)
+    manifests.write(snakemake.output.manifest, manifest)

@@ -1,0 +1,251 @@
+"""train: one link of a controlled run, from one restart point (or from scratch) to the next, with the Trainer."""
+
+import json
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import polars
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from scripts.lib import schedules
+from scripts.lib.corpora import load_windows
+from scripts.lib.logs import Progress, open_log
+from scripts.lib.manifests import link_tree, staged_folder
+
+LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm"}
+COMPLETE = "complete"  # written last into each of the Trainer's own checkpoints: without it one is not resumed from
+
+
+def train(
+    run: dict,
+    link: dict,
+    tokens: Path,
+    tokenizer: Path,
+    parent: Path | None,
+    lineage: Path,
+    state: Path,
+    out: Path,
+    threads: int,
+    save_every: int,
+) -> None:
+    """Train one link and write its folder.
+
+    The link's folder holds `step-N/`, a model folder for each kept step, `log.parquet` (step, loss in nats per token,
+    learning rate, gradient norm; the loss is that of the update that ends at the step) and, where the link ends at a
+    restart point, `state/`, the Trainer's checkpoint there. A killed job goes on from its last own checkpoint in
+    `state`, if that was made under the same lineage.
+
+    Args:
+        run: the trajectory: model, window (tokens), batch_size (windows a step), optimizer, schedule, seed, precision.
+        link: start, end (steps), keep (steps in (start, end]), restart (whether to keep the state at the end).
+        tokens: the training split's token stream.
+        tokenizer: tokenizer folder, copied into each kept model folder.
+        parent: folder of the link that this one goes on from; None at step 0.
+        lineage: file that says what shapes this link's weights; its text guards `state` against a changed recipe.
+        state: folder for the job's own resumption, outside the outputs.
+        out: the link's folder, made whole or not at all.
+        threads: torch threads; part of the numbers, because it changes the order of sums.
+        save_every: steps between the job's own checkpoints.
+
+    Raises:
+        ValueError: the corpus has not one whole window, or the architecture is unknown to transformers.
+    """
+    torch.set_num_threads(threads)
+    windows = load_windows(tokens, run["window"])
+    _forget_other_lineage(state, lineage)
+    set_seed(run["seed"])
+    text = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    resume = _resume_point(state, link["keep"], parent)
+    if resume:  # the Trainer alone would leave GPT-NeoX's head as it is: its name in the file is an older one
+        model = AutoModelForCausalLM.from_pretrained(resume, dtype=torch.float32, local_files_only=True)
+    else:
+        model = build_model(run["model"], len(text), run["window"], text.eos_token_id)
+    keeper = KeepSteps(run["schedule"], link, state / "kept", text)
+    trainer = Trainer(
+        model=model,
+        args=_arguments(run, link, state / "trainer", save_every),
+        train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run["seed"]),
+        data_collator=_stack,
+        callbacks=[keeper, FollowSchedule(run["schedule"]), MarkComplete()],
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    with staged_folder(out) as scratch:
+        for step in link["keep"]:
+            link_tree(state / "kept" / f"step-{step}", scratch / f"step-{step}")
+        if link["restart"]:
+            link_tree(state / "trainer" / f"checkpoint-{link['end']}", scratch / "state")
+        training_log(trainer.state.log_history, run["schedule"], link["start"]).write_parquet(scratch / "log.parquet")
+    shutil.rmtree(state)
+
+
+def build_model(model: dict, vocabulary: int, window: int, end_token: int):
+    """A new model of the given shape, weights drawn from the current seed, in float32.
+
+    Args:
+        model: `architecture`, a transformers model type such as "llama" or "gpt_neox", and that type's config fields.
+        vocabulary: number of tokens, the embedding's rows.
+        window: tokens a window, the model's longest context.
+        end_token: id of the end-of-text token.
+    """
+    shape = {key: value for key, value in model.items() if key != "architecture"}
+    ends = {"bos_token_id": end_token, "eos_token_id": end_token, "pad_token_id": end_token}
+    config = AutoConfig.for_model(
+        model["architecture"], vocab_size=vocabulary, max_position_embeddings=window, use_cache=False, **ends, **shape
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+class OrderedWindows(torch.utils.data.Dataset):
+    """Windows in the order of training: item i of the run is fixed by the seed alone, wherever a job starts.
+
+    Each pass over the corpus is one permutation, drawn from (seed, pass).
+    """
+
+    def __init__(self, windows: np.ndarray, length: int, seed: int):
+        self.windows, self.length, self.seed = windows, length, seed
+        self._order = lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, number]).permutation(len(self.windows))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        number, place = divmod(index, len(self.windows))
+        return self.windows[self._order(number)[place]]
+
+
+class FollowSchedule(TrainerCallback):
+    """Sets the learning rate of every update from the schedule, so that a branch follows its own from its first."""
+
+    def __init__(self, schedule: dict):
+        self.schedule = schedule
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        rate = float(schedules.learning_rate(self.schedule, state.global_step))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+class KeepSteps(TrainerCallback):
+    """Saves the kept steps as model folders, asks for the restart point's state at the end, shows progress."""
+
+    def __init__(self, schedule: dict, link: dict, folder: Path, tokenizer):
+        self.schedule, self.link, self.folder, self.tokenizer = schedule, link, folder, tokenizer
+        self.progress = Progress(link["end"] - link["start"], f"steps from {link['start']}")
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step in self.link["keep"] and state.is_world_process_zero:
+            with staged_folder(self.folder / f"step-{state.global_step}") as scratch:
+                model.save_pretrained(scratch)
+                self.tokenizer.save_pretrained(scratch)
+        if state.global_step == self.link["end"] and self.link["restart"]:
+            control.should_save = True
+        rate = float(schedules.learning_rate(self.schedule, state.global_step))
+        loss = f"loss {state.log_history[-1]['loss']:.3f}, " if "loss" in (state.log_history or [{}])[-1] else ""
+        self.progress.update(state.global_step - self.link["start"], f"{loss}learning rate {rate:.2e}")
+
+
+class MarkComplete(TrainerCallback):
+    """Marks each of the Trainer's checkpoints once all its files are written."""
+
+    def on_save(self, args, state, control, **kwargs):
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def training_log(history: list[dict], schedule: dict, start: int) -> polars.DataFrame:
+    """The Trainer's log after step `start` as a table: step, loss (nats per token), learning_rate, gradient_norm."""
+    rows = [entry for entry in history if "loss" in entry and entry["step"] > start]
+    columns = {new: [row[old] for row in rows] for new, old in LOGGED.items()}
+    rates = schedules.learning_rate(schedule, columns["step"])
+    floats = dict.fromkeys(("loss", "gradient_norm"), polars.Float64)
+    return polars.DataFrame(columns | {"learning_rate": rates}).cast(floats)
+
+
+def _arguments(run: dict, link: dict, folder: Path, save_every: int) -> TrainingArguments:
+    optimizer = run["optimizer"]
+    micro = run["micro_batch_size"] or run["batch_size"]
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=link["end"],
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=run["batch_size"] // micro,
+        learning_rate=run["schedule"]["peak"],
+        lr_scheduler_type="constant",
+        weight_decay=optimizer["weight_decay"],
+        adam_beta1=optimizer["beta1"],
+        adam_beta2=optimizer["beta2"],
+        adam_epsilon=optimizer["epsilon"],
+        max_grad_norm=optimizer["gradient_clip"],
+        bf16=run["precision"] == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=run["seed"],
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=save_every,
+        save_total_limit=2,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _resume_point(state: Path, keep: list[int], parent: Path | None) -> str | None:
+    """This job's newest complete checkpoint with all kept steps before it saved, else the parent's state, else None."""
+    missing = [step for step in keep if not (state / "kept" / f"step-{step}").is_dir()]
+    own = {int(path.parent.name.rpartition("-")[2]): path.parent for path in state.glob(f"trainer/*/{COMPLETE}")}
+    usable = [step for step in own if step < min(missing, default=step + 1)]
+    chosen = own.get(max(usable, default=None))
+    for folder in state.glob("trainer/checkpoint-*"):
+        if folder != chosen:
+            shutil.rmtree(folder)
+    if chosen:
+        return str(chosen)
+    return str(parent / "state") if parent else None
+
+
+def _forget_other_lineage(state: Path, lineage: Path) -> None:
+    """Empty the resumption folder unless it was filled under the same lineage."""
+    record = state / "lineage.json"
+    text = lineage.read_text()
+    if not record.is_file() or json.loads(record.read_text()) != json.loads(text):
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir(parents=True)
+        record.write_text(text)
+
+
+def _stack(windows: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Token windows as a batch; the model itself shifts labels by one."""
+    ids = torch.from_numpy(np.stack(windows).astype(np.int64))
+    return {"input_ids": ids, "labels": ids}
+
+
+if __name__ == "__main__":
+    open_log(snakemake.log[0], f"train {snakemake.wildcards.trajectory} {snakemake.wildcards.link}")
+    train(
+        snakemake.params.run,
+        snakemake.params.link,
+        Path(snakemake.input.tokens),
+        Path(snakemake.input.tokenizer),
+        Path(snakemake.input.parent) if snakemake.input.get("parent") else None,
+        Path(snakemake.input.lineage),
+        Path(snakemake.params.state),
+        Path(snakemake.output[0]),
+        snakemake.params.threads,
+        snakemake.params.save_every,
+    )

@@ -1,0 +1,144 @@
+"""train: real small runs; links, kills and branches leave the same weights as an undisturbed run."""
+
+import polars
+import pytest
+from safetensors.torch import load_file
+
+from scripts import train as stage
+from scripts.lib import manifests
+from scripts.train import OrderedWindows, build_model, train
+
+RUN = {
+    "model": {
+        "architecture": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    },
+    "window": 16,
+    "batch_size": 4,
+    "micro_batch_size": None,
+    "optimizer": {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "gradient_clip": 1.0},
+    "schedule": {"name": "constant", "peak": 1e-2, "warmup": 2},
+    "seed": 1,
+    "precision": "float32",
+}
+
+
+@pytest.fixture
+def link(tmp_path, token_stream, tiny_tokenizer):
+    """A function that trains one link below tmp_path and returns its folder."""
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+
+    def run_link(name, start, end, keep, restart=False, parent=None, run=RUN):
+        manifests.write(tmp_path / f"{name}.json", {"run": run, "start": start})
+        span = {"start": start, "end": end, "keep": keep, "restart": restart}
+        arguments = (run, span, token_stream, tmp_path / "tokenizer", parent, tmp_path / f"{name}.json")
+        train(*arguments, tmp_path / "state" / name, tmp_path / name, threads=1, save_every=3)
+        return tmp_path / name
+
+    return run_link
+
+
+def weights(folder, step):
+    return load_file(folder / f"step-{step}" / "model.safetensors")
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.fixture(params=["llama", "gpt_neox"])
+def run(request):
+    return RUN | {"model": RUN["model"] | {"architecture": request.param}}
+
+
+def test_a_run_cut_into_links_equals_the_uncut_one(link, run):
+    whole = link("whole", 0, 12, [4, 8, 12], run=run)
+    first = link("first", 0, 6, [4], restart=True, run=run)
+    second = link("second", 6, 12, [8, 12], parent=first, run=run)
+    assert equal(weights(first, 4), weights(whole, 4))
+    for step in (8, 12):
+        assert equal(weights(second, step), weights(whole, step))
+    assert not (whole / "state").exists()
+    assert (first / "state").is_dir()
+    assert not equal(weights(whole, 8), weights(whole, 12))
+
+
+def test_a_killed_link_goes_on_and_ends_the_same(link, tmp_path, monkeypatch):
+    undisturbed = link("undisturbed", 0, 10, [2, 5, 10])
+    read = OrderedWindows.__getitem__
+    seen = []
+
+    def until_the_eighth_step(self, index):
+        seen.append(index)
+        if index >= 8 * RUN["batch_size"]:
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(OrderedWindows, "__getitem__", until_the_eighth_step)
+        link("killed", 0, 10, [2, 5, 10])
+    assert not (tmp_path / "killed").exists()
+    seen.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(OrderedWindows, "__getitem__", lambda self, index: seen.append(index) or read(self, index))
+        resumed = link("killed", 0, 10, [2, 5, 10])
+    assert min(seen) == 6 * RUN["batch_size"], "it should go on from its own checkpoint at step 6"
+    for step in (2, 5, 10):
+        assert equal(weights(resumed, step), weights(undisturbed, step))
+    assert not (tmp_path / "state" / "killed").exists()
+
+
+def test_another_lineage_does_not_resume(link, tmp_path, monkeypatch):
+    fresh = link("fresh", 0, 8, [8], run=RUN | {"seed": 2})
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="stop"):
+        patch.setattr(stage, "link_tree", lambda *_: (_ for _ in ()).throw(OSError("stop")))
+        link("changed", 0, 8, [8])
+    assert (tmp_path / "state" / "changed").is_dir()
+    assert equal(weights(link("changed", 0, 8, [8], run=RUN | {"seed": 2}), 8), weights(fresh, 8))
+
+
+def test_a_step_kept_later_than_a_kill_is_not_missed(link, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="stop"):
+        patch.setattr(stage, "link_tree", lambda *_: (_ for _ in ()).throw(OSError("stop")))
+        link("run", 0, 8, [8])
+    assert {path.name for path in link("run", 0, 8, [4, 8]).glob("step-*")} == {"step-4", "step-8"}
+
+
+def test_a_branch_follows_its_own_schedule_from_its_first_step(link):
+    trunk = link("trunk", 0, 6, [], restart=True)
+    still = RUN | {"schedule": {"name": "constant", "peak": 1e-12, "warmup": 0}}
+    branch = link("branch", 6, 8, [7, 8], parent=trunk, run=still)
+    before = load_file(trunk / "state" / "model.safetensors")
+    for name, tensor in weights(branch, 8).items():
+        assert tensor.allclose(before[name], atol=1e-9), name
+    log = polars.read_parquet(link("log", 0, 10, [10]) / "log.parquet")
+    assert log["step"].to_list() == [10]
+    assert log["learning_rate"].to_list() == pytest.approx([1e-2])
+
+
+def test_order_depends_on_the_seed_alone(token_stream):
+    windows = stage.load_windows(token_stream, 16)
+    order = OrderedWindows(windows, 2 * len(windows), seed=1)
+    first_pass = [order[index].tolist() for index in range(len(windows))]
+    assert sorted(first_pass) == sorted(windows.tolist())
+    assert [order[len(windows) + index].tolist() for index in range(len(windows))] != first_pass
+    again = OrderedWindows(windows, len(windows), seed=1)
+    assert [again[index].tolist() for index in range(5)] == first_pass[:5]
+    assert [OrderedWindows(windows, 9, seed=2)[index].tolist() for index in range(5)] != first_pass[:5]
+
+
+def test_accumulated_gradients_equal_the_whole_batch(link):
+    whole = link("whole", 0, 4, [4])
+    parts = link("parts", 0, 4, [4], run=RUN | {"micro_batch_size": 2})
+    for name, tensor in weights(whole, 4).items():
+        assert tensor.allclose(weights(parts, 4)[name], atol=1e-5), name
+
+
+def test_shapes():
+    model = build_model(RUN["model"] | {"num_key_value_heads": 1, "tie_word_embeddings": True}, 100, 16, 0)
+    assert model.config.num_key_value_heads == 1
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.config.max_position_embeddings == 16
