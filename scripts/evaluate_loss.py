@@ -1,0 +1,133 @@
+"""evaluate_loss: cross-entropy of one cell on fixed windows, with its divergence from the unquantized baseline."""
+
+from pathlib import Path
+
+import numpy as np
+import polars
+import torch
+
+from scripts.lib import manifests
+from scripts.lib.corpora import load_windows, segments
+from scripts.lib.logs import Progress, open_log
+from scripts.lib.models import load_dense, pick_device
+
+SCHEMA = {
+    "window": polars.Int32,
+    "document": polars.String,
+    "tokens": polars.Int32,
+    "nll": polars.Float64,
+    "kl": polars.Float64,
+    "agree": polars.Int32,
+}
+
+
+def evaluate_loss(
+    model_folder: Path, baseline_folder: Path | None, windows: np.ndarray, batch_size: int, dtype: str, device: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per-token losses of a model on token windows.
+
+    Args:
+        model_folder: the cell's model.
+        baseline_folder: the unquantized checkpoint; None if the cell is the baseline itself.
+        windows: token ids [n, window].
+        batch_size: windows a forward pass.
+        dtype, device: of both models.
+
+    Returns:
+        nll: negative log-likelihood, nats, float64 [n, window - 1]; column i belongs to the token at position i + 1.
+        kl: KL(baseline || model) of the predictions, nats, same shape; zeros for the baseline.
+        agree: whether the most likely token is the baseline's, same shape; true for the baseline.
+    """
+    model = load_dense(model_folder, dtype).to(device)
+    baseline = load_dense(baseline_folder, dtype).to(device) if baseline_folder else None
+    shape = (len(windows), windows.shape[1] - 1)
+    nll, kl, agree = np.zeros(shape), np.zeros(shape), np.ones(shape, dtype=bool)
+    progress = Progress(len(windows), "windows")
+    with torch.inference_mode():
+        for first in range(0, len(windows), batch_size):
+            batch = slice(first, min(first + batch_size, len(windows)))
+            ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            log_total = torch.logsumexp(logits, dim=-1)
+            target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            nll[batch] = (log_total - target).double().cpu().numpy()
+            if baseline is not None:
+                reference = baseline(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                kl[batch] = divergence(reference, logits, log_total).double().cpu().numpy()
+                agree[batch] = (reference.argmax(-1) == logits.argmax(-1)).cpu().numpy()
+            progress.update(batch.stop)
+    return nll, kl, agree
+
+
+def divergence(reference: torch.Tensor, logits: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(reference) || softmax(logits)) over the last dimension, nats; `log_total` is logits' logsumexp.
+
+    sum_v p_v (r_v - z_v) - logsumexp(r) + logsumexp(z), with p = softmax(r).
+    """
+    probabilities = torch.softmax(reference, dim=-1)
+    mean_gap = torch.linalg.vecdot(probabilities, reference - logits)
+    return mean_gap - torch.logsumexp(reference, dim=-1) + log_total
+
+
+def by_segment(parts: polars.DataFrame, nll: np.ndarray, kl: np.ndarray, agree: np.ndarray) -> polars.DataFrame:
+    """Sums over the segments of windows: one row a (window, document), as SCHEMA.
+
+    Args:
+        parts: window, document, first, last (positions in the window, half open), from `corpora.segments`.
+        nll, kl, agree: per-token values [n, window - 1]; column i belongs to position i + 1.
+    """
+    rows = parts["window"].to_numpy()
+    first, last = parts["first"].to_numpy() - 1, parts["last"].to_numpy() - 1
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        running = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1, dtype=np.float64)], axis=1)
+        return running[rows, last] - running[rows, first]
+
+    columns = {"tokens": last - first, "nll": sums(nll), "kl": sums(kl), "agree": sums(agree).astype(np.int32)}
+    return parts.select("window", "document").with_columns(**columns).cast(SCHEMA).select(*SCHEMA)
+
+
+def refusal(nll: np.ndarray, vocabulary: int) -> str | None:
+    """Why these losses cannot be used, or None.
+
+    A mean loss that is not finite, or above three times that of guessing (ln of the vocabulary), is a broken model.
+    """
+    if not np.isfinite(nll).all():
+        return f"the loss is not finite for {np.count_nonzero(~np.isfinite(nll))} of {nll.size} tokens"
+    if nll.mean() > 3 * np.log(vocabulary):
+        guessing = np.log(vocabulary)
+        return f"the loss is {nll.mean():.1f} nats a token, far above guessing ({guessing:.1f}): the model is broken"
+    return None
+
+
+def main(snakemake) -> None:
+    """Evaluate one cell as the rule asks and write its parquet; a refused cell is passed on as an empty one."""
+    params, cell = snakemake.params, manifests.read(snakemake.input.manifest)
+    torch.set_num_threads(params.threads)
+    device = pick_device(params.device)
+    reason = cell.get("reason")
+    table = polars.DataFrame(schema=SCHEMA)
+    if cell["status"] == "ok":
+        windows = load_windows(snakemake.input.tokens, params.window, params.windows)
+        baseline = Path(snakemake.input.baseline) if snakemake.input.get("baseline") else None
+        model = Path(snakemake.input.weights)
+        results = evaluate_loss(model, baseline, windows, params.batch_size, params.dtype, device)
+        reason = refusal(results[0], manifests.read(snakemake.input.tokens_manifest)["vocabulary"])
+        if reason is None:
+            table = by_segment(segments(snakemake.input.documents, params.window, len(windows)), *results)
+    names = ("trajectory", "checkpoint", "method", "corpus")
+    metadata = {name: snakemake.wildcards.get(name, "none") for name in names} | {
+        "status": "refused" if reason else "ok",
+        "reason": reason or "",
+        "dtype": params.dtype,
+        "device": device,
+        "threads": str(params.threads),
+        "window": str(params.window),
+        "revision": cell.get("revision", ""),
+    }
+    table.write_parquet(snakemake.output[0], metadata=metadata)
+
+
+if __name__ == "__main__":
+    open_log(snakemake.log[0], f"evaluate_loss {Path(snakemake.output[0]).parent} {snakemake.wildcards.corpus}")
+    main(snakemake)
