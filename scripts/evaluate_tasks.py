@@ -1,0 +1,214 @@
+"""Benchmark scores of one cell, by lm-eval's own Python API, kept per document."""
+
+import json
+import logging
+import math
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import polars as pl
+
+from scripts.lib import manifests, suites
+
+METRICS = {
+    "acc": "accuracy",
+    "acc_norm": "accuracy_norm",
+    "acc_bytes": "accuracy_bytes",
+    "exact_match": "exact_match",
+    "bits_per_byte": "bits_per_byte",
+}  # the harness's metrics that are averages over documents, by our names; others stay in its own results
+COLUMNS = {"task": pl.String, "metric": pl.String, "document": pl.Int32, "value": pl.Float64, "weight": pl.Float64}
+SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
+SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
+
+
+class NotFiniteError(ValueError):
+    """A score of this cell is not a finite number."""
+
+
+def evaluate_tasks(
+    manifest: Path | str,
+    model_folder: Path | str,
+    suite_file: Path | str,
+    data_root: Path | str,
+    cell: dict,
+    settings: dict,
+    results: Path | str,
+    samples: Path | str,
+) -> None:
+    """Score one cell on one suite and write the harness's results and the scores of every document.
+
+    Same inputs, same bytes. A cell refused before, or with scores that are not finite, gives a refused result, no rows.
+
+    Args:
+        manifest: manifest of the checkpoint (method `none`) or of the quantized model.
+        model_folder: its model; not read when the manifest says refused.
+        suite_file: config/tasks/suite-<name>.yaml, its task files beside it.
+        data_root: the resources folder, to which the tasks' data files are relative.
+        cell: {"trajectory", "checkpoint", "method", "suite"}.
+        settings: {"dtype": torch dtype of the weights, "threads": CPU threads of the computation}.
+        results: JSON to write: status, reason, cell, settings, and the results dictionary of the harness.
+        samples: parquet to write: task, metric, document, value, weight; score = sum(value * weight) / sum(weight).
+
+    Raises:
+        ValueError: suite, task file or documents are wrong; the message names file and field.
+    """
+    suite, made = suites.load_suite(suite_file), manifests.read(manifest)
+    harness, rows, reason = {}, [], made["reason"] if made["status"] == "refused" else None
+    if reason is None:
+        try:
+            harness, rows = score(Path(model_folder), suite, Path(suite_file).parent, Path(data_root), **settings)
+        except NotFiniteError as error:
+            reason = str(error)
+            logging.getLogger("trajquant").warning(f"refused: {reason}")
+    description = {"status": "ok" if reason is None else "refused", "reason": reason, **cell}
+    description["shots"] = {entry["task"]: entry["num_fewshot"] for entry in suite["tasks"]}
+    description |= {"limit": suite["limit"], "batch_size": suite["batch_size"], "device": "cpu", **settings}
+    manifests.write(results, {**description, "packages": manifests.versions(), **harness})
+    _write_samples(samples, rows, description | {"reason": reason or ""})
+
+
+def score(
+    model_folder: Path, suite: dict, tasks_folder: Path, data_root: Path, dtype: str, threads: int
+) -> tuple[dict, list[tuple]]:
+    """Run the harness on one model.
+
+    `lm_eval.evaluate` is what `simple_evaluate` calls in the end; called directly, it leaves out the description of the
+    machine (a second a cell), dates and git hashes, and a request to the model hub.
+
+    Returns:
+        the results dictionary of `lm_eval.evaluate`, without samples and with the task files as its `configs` (its own
+        holds absolute paths and code), and rows (task, metric, document, value, weight).
+
+    Raises:
+        NotFiniteError: a log-likelihood is NaN or infinite; the message names task and document.
+        ValueError: a task file or its documents are wrong.
+    """
+    fields = suites.load_tasks(suite, tasks_folder)
+    _check_documents(fields, data_root)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    import lm_eval
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    from scripts.lib.models import load_dense, load_tokenizer
+
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="trajquant-tasks-") as cache:
+        tasks = _build_tasks(suite, tasks_folder, fields, data_root, cache)
+        model, tokenizer = load_dense(model_folder, dtype), load_tokenizer(model_folder)
+        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
+        random.seed(SEED)
+        torch.manual_seed(SEED)
+        with torch.inference_mode():
+            output = lm_eval.evaluate(lm, {"tasks": tasks}, limit=suite["limit"], bootstrap_iters=0, log_samples=True)
+    samples = output.pop("samples")
+    output["configs"] = fields
+    _check_finite(samples)
+    return output, _rows(fields, samples)
+
+
+def _build_tasks(suite: dict, tasks_folder: Path, fields: dict, data_root: Path, cache: str) -> dict:
+    """The harness's task objects, their data files below `data_root`, cached where no other job looks.
+
+    Raises:
+        ValueError: a field names a column that the documents do not have.
+    """
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    specs = []
+    for entry in suite["tasks"]:
+        kwargs = {**fields[entry["task"]]["dataset_kwargs"], "cache_dir": cache}
+        kwargs["data_files"] = suites.rooted(fields[entry["task"]], data_root)
+        spec = load_yaml(tasks_folder / f"{entry['task']}.yaml")
+        specs.append({**spec, "num_fewshot": entry["num_fewshot"], "dataset_kwargs": kwargs})
+    tasks = TaskManager(include_defaults=False).load(specs)["tasks"]
+    for name, task in tasks.items():
+        task.set_fewshot_seed(SEED)
+        for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+            column = fields[name].get(field)
+            if isinstance(column, str) and column.isidentifier() and column not in task.features:
+                known = ", ".join(task.features)
+                raise ValueError(f"task {name}: field {field!r} names column {column!r}; the documents have: {known}")
+    return tasks
+
+
+def _check_documents(fields: dict, data_root: Path) -> None:
+    """Refuse a missing or empty data file before the libraries are imported."""
+    for name, task in fields.items():
+        for path in suites.document_files({name: task}, data_root):
+            if not Path(path).is_file() or Path(path).stat().st_size == 0:
+                raise ValueError(
+                    f"task {name}: its data file {path} is missing or empty; see dataset_kwargs.data_files"
+                )
+
+
+def _check_finite(samples: dict[str, list[dict]]) -> None:
+    """Look at the raw log-likelihoods: an accuracy made from NaN is a number like any other."""
+    for task, items in samples.items():
+        for item in items:
+            for response in item["filtered_resps"]:
+                value = response[0] if isinstance(response, tuple | list) else response
+                if not math.isfinite(value):
+                    raise NotFiniteError(f"task {task}: the log-likelihood of document {item['doc_id']} is {value}")
+
+
+def _rows(fields: dict, samples: dict[str, list[dict]]) -> list[tuple]:
+    """(task, metric, document, value, weight) of every document, in the order of tasks, metrics, documents.
+
+    Bits per byte = -log-likelihood / (ln 2 * bytes), weighted by bytes, as in lm_eval.api.metrics.bits_per_byte.
+
+    Raises:
+        ValueError: a metric of a task file was not computed by the harness for this kind of task.
+    """
+    rows = []
+    for task, items in samples.items():
+        for name in [entry["metric"] for entry in fields[task]["metric_list"]]:
+            if name not in items[0]["metrics"]:
+                made = ", ".join(items[0]["metrics"])
+                kind = fields[task]["output_type"]
+                raise ValueError(
+                    f"task {task}: the harness computes no metric {name!r} for a {kind} task, only: {made}"
+                )
+            if name in METRICS:
+                rows += [(task, METRICS[name], item["doc_id"], *_value(name, item[name])) for item in items]
+    return rows
+
+
+def _value(metric: str, value) -> tuple[float, float]:
+    """Value and weight of one document."""
+    if metric == "bits_per_byte":
+        log_likelihood, count = value
+        return -log_likelihood / (math.log(2) * count), float(count)
+    return float(value), 1.0
+
+
+def _write_samples(path: Path | str, rows: list[tuple], description: dict) -> None:
+    """Write the rows with the description as parquet metadata: texts as they are, everything else as JSON."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    pl.DataFrame(rows, schema=COLUMNS, orient="row").write_parquet(temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    from scripts.lib.logs import open_log
+
+    job = snakemake
+    cell = {key: job.params[key] for key in ("trajectory", "checkpoint", "method", "suite")}
+    open_log(job.log[0], "evaluate_tasks " + "/".join(cell.values()))
+    evaluate_tasks(
+        manifest=job.input.manifest,
+        model_folder=job.input.weights,
+        suite_file=job.input.suite,
+        data_root=job.params.data_root,
+        cell=cell,
+        settings={"dtype": job.params.dtype, "threads": job.params.threads},
+        results=job.output.results,
+        samples=job.output.samples,
+    )

@@ -1,0 +1,180 @@
+"""Benchmark scores: a real run of lm-eval on a tiny random model."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from scripts.evaluate_tasks import evaluate_tasks
+from scripts.lib import manifests
+from tests.unit.test_task_documents import make, make_corpus
+
+TASKS = Path("config/tasks")
+CELL = {"trajectory": "toy", "checkpoint": "step-1", "method": "none", "suite": "toy"}
+SETTINGS = {"dtype": "float32", "threads": 1}
+OURS = {"acc": "accuracy", "acc_norm": "accuracy_norm", "bits_per_byte": "bits_per_byte"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A resources folder with task documents, a suite, and a cell with a random 2-layer Llama."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    root = tmp_path_factory.mktemp("resources")
+    folder = root / "tasks" / "docstrings"
+    folder.mkdir(parents=True)
+    texts = make_corpus(folder / "validation.parquet", documents=12)
+    make(folder)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts.values(), vocab_size=300, special_tokens=["<eos>"], show_progress=False)
+    PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>").save_pretrained(root / "cell" / "model")
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=300, max_position_embeddings=512, eos_token_id=0, bos_token_id=0, **shape)
+    LlamaForCausalLM(config).save_pretrained(root / "cell" / "model")
+    manifests.write(root / "cell" / "manifest.json", {"kind": "checkpoint", "status": "ok"})
+    (root / "suites").mkdir()
+    for path in TASKS.glob("docstrings-*.yaml"):
+        (root / "suites" / path.name).write_text(path.read_text())
+    write_suite(root, "toy", ["docstrings-choice", "docstrings-cloze", "docstrings-rolling"])
+    return root
+
+
+def write_suite(root: Path, name: str, tasks: list[str], shots: int = 0) -> None:
+    listed = [{"task": task, "num_fewshot": shots} for task in tasks]
+    suite = {"tasks": listed, "batch_size": 3, "limit": 6}
+    (root / "suites" / f"suite-{name}.yaml").write_text(yaml.safe_dump(suite))
+
+
+def run(root: Path, out: Path, suite: str = "toy", manifest: Path | None = None, model: Path | None = None) -> dict:
+    evaluate_tasks(
+        manifest or root / "cell" / "manifest.json",
+        model or root / "cell" / "model",
+        root / "suites" / f"suite-{suite}.yaml",
+        root,
+        CELL,
+        SETTINGS,
+        out / "tasks.json",
+        out / "tasks.parquet",
+    )
+    return json.loads((out / "tasks.json").read_text())
+
+
+def test_rows_aggregate_to_the_scores_of_the_harness(root, tmp_path):
+    results = run(root, tmp_path)
+    rows = pl.read_parquet(tmp_path / "tasks.parquet")
+    score = (pl.col("value") * pl.col("weight")).sum() / pl.col("weight").sum()
+    scores = {(task, metric): value for task, metric, value in rows.group_by("task", "metric").agg(score).iter_rows()}
+    harness = {
+        (task, OURS[key.partition(",")[0]]): value
+        for task, metrics in results["results"].items()
+        for key, value in metrics.items()
+        if key.partition(",")[0] in OURS
+    }
+    assert scores == pytest.approx(harness, rel=1e-12)
+    assert len(scores) == 4
+    assert rows.height == 4 * 6
+    assert rows["document"].unique().sort().to_list() == list(range(6))
+    assert rows.filter(metric="bits_per_byte")["weight"].min() > 50
+
+
+def test_bits_per_byte_is_that_of_a_plain_forward_pass(root, tmp_path):
+    from scripts.lib.models import load_dense, load_tokenizer
+
+    run(root, tmp_path)
+    text = json.loads((root / "tasks" / "docstrings" / "rolling.jsonl").read_text().splitlines()[0])["text"]
+    model, tokenizer = load_dense(root / "cell" / "model"), load_tokenizer(root / "cell" / "model")
+    ids = [tokenizer.eos_token_id, *tokenizer.encode(text)]
+    assert len(ids) < 512, "the text must fit in one window for this check"
+    loss = torch.nn.functional.cross_entropy(
+        model(torch.tensor([ids[:-1]])).logits[0], torch.tensor(ids[1:]), reduction="sum"
+    )
+    row = pl.read_parquet(tmp_path / "tasks.parquet").row(
+        by_predicate=(pl.col("metric") == "bits_per_byte") & (pl.col("document") == 0), named=True
+    )
+    assert row["weight"] == len(text.encode())
+    assert row["value"] == pytest.approx(
+        loss.item() / torch.log(torch.tensor(2.0)).item() / len(text.encode()), rel=1e-5
+    )
+
+
+def test_two_runs_are_identical_and_tell_nothing_of_the_machine(root, tmp_path):
+    outs = [tmp_path / "a", tmp_path / "b"]
+    for out in outs:
+        run(root, out)
+    for name in ("tasks.json", "tasks.parquet"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
+    written = (outs[0] / "tasks.json").read_text()
+    assert json.loads(written)["packages"]["lm_eval"]
+    assert json.loads(written)["versions"]["docstrings-cloze"] == 1.0
+    assert not any(word in written for word in (str(root), str(Path.cwd()), "/tmp/", "date", "git_hash"))
+    metadata = pl.read_parquet_metadata(outs[0] / "tasks.parquet")
+    assert metadata.items() >= {**CELL, "status": "ok", "dtype": "float32", "limit": "6", "batch_size": "3"}.items()
+
+
+def test_examples_come_before_the_question(root, tmp_path):
+    fields = yaml.safe_load((TASKS / "docstrings-cloze.yaml").read_text())
+    fields |= {"task": "cloze-shots", "fewshot_split": "test", "fewshot_config": {"sampler": "first_n"}}
+    (root / "suites" / "cloze-shots.yaml").write_text(yaml.safe_dump(fields))
+    write_suite(root, "shots", ["cloze-shots"], shots=2)
+    assert run(root, tmp_path, suite="shots")["n-shot"] == {"cloze-shots": 2}
+
+
+def test_a_task_may_bring_code_of_its_own(root, tmp_path):
+    fields = yaml.safe_dump({**yaml.safe_load((TASKS / "docstrings-cloze.yaml").read_text()), "task": "cloze-code"})
+    lines = [line for line in fields.splitlines() if not line.startswith("doc_to_target")]
+    text = "\n".join([*lines, "doc_to_target: !function code.target"])
+    (root / "suites" / "cloze-code.yaml").write_text(text)
+    (root / "suites" / "code.py").write_text("def target(doc):\n    return doc['target']\n")
+    write_suite(root, "code", ["cloze-code"])
+    write_suite(root, "plain", ["docstrings-cloze"])
+    run(root, tmp_path / "code", suite="code")
+    run(root, tmp_path / "plain", suite="plain")
+    written = [pl.read_parquet(tmp_path / name / "tasks.parquet").drop("task") for name in ("code", "plain")]
+    assert written[0].equals(written[1])
+
+
+def test_a_refused_cell_is_passed_on(root, tmp_path):
+    manifests.write(tmp_path / "manifest.json", {"kind": "quantized", "status": "refused", "reason": "no such bits"})
+    results = run(root, tmp_path, manifest=tmp_path / "manifest.json", model=tmp_path / "nowhere")
+    rows = pl.read_parquet(tmp_path / "tasks.parquet")
+    assert (results["status"], results["reason"]) == ("refused", "no such bits")
+    assert rows.is_empty()
+    assert rows.columns == ["task", "metric", "document", "value", "weight"]
+    assert pl.read_parquet_metadata(tmp_path / "tasks.parquet")["reason"] == "no such bits"
+
+
+def test_scores_that_are_not_finite_make_a_refused_result(root, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(root / "cell" / "model")
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(root / "cell" / "model").save_pretrained(tmp_path / "model")
+    results = run(root, tmp_path, model=tmp_path / "model")
+    assert results["status"] == "refused"
+    assert "task docstrings-choice: the log-likelihood of document 0 is nan" in results["reason"]
+    assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"doc_to_target": "targt"}, "task wrong: field 'doc_to_target' names column 'targt'; the documents have"),
+        (
+            {"dataset_kwargs": {"data_files": {"test": "tasks/none.jsonl"}}},
+            "task wrong: its data file .* is missing or empty",
+        ),
+        ({"metric_list": [{"metric": "acc_norm"}]}, "task wrong: the harness computes no metric 'acc_norm'"),
+    ],
+)
+def test_a_task_that_does_not_fit_its_documents_is_an_error(root, tmp_path, change, message):
+    fields = yaml.safe_load((TASKS / "docstrings-cloze.yaml").read_text()) | {"task": "wrong"} | change
+    (root / "suites" / "wrong.yaml").write_text(yaml.safe_dump(fields))
+    write_suite(root, "wrong", ["wrong"])
+    with pytest.raises(ValueError, match=message):
+        run(root, tmp_path, suite="wrong")
