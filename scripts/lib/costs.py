@@ -1,0 +1,84 @@
+"""What each job of a study cost, read from Snakemake's benchmark files."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+COSTS = {
+    **dict.fromkeys(("rule", "trajectory", "checkpoint", "method", "dataset"), pl.String),
+    **dict.fromkeys(("wall_seconds", "cpu_seconds"), pl.Float64),
+    **dict.fromkeys(("peak_memory_bytes", "bytes_written"), pl.Int64),
+    "device": pl.String,
+}
+MEBIBYTE = 1024 * 1024  # unit of max_rss, io_in and io_out in Snakemake's benchmark files
+
+
+def costs_table(folder: Path, points: dict, recipes: dict, evaluations: list[dict]) -> pl.DataFrame:
+    """One row a job of this study that has a benchmark file.
+
+    Args:
+        folder: results/benchmarks; files lie at {rule}/<wildcards>.tsv.
+        points: checkpoint manifests by (trajectory, checkpoint).
+        recipes: manifests of quantized cells by (trajectory, checkpoint, method).
+        evaluations: metadata of evaluations, with `stage` and `dataset` (corpus or suite).
+    """
+    jobs = [*_shared_jobs(folder, recipes, evaluations), *_training_jobs(folder, points)]
+    for cell, recipe in recipes.items():
+        jobs.append(("quantize", *cell, None, recipe.get("device"), folder.joinpath("quantize", *cell)))
+    for result in evaluations:
+        place = (result["trajectory"], result["checkpoint"], result["method"], result["dataset"])
+        jobs.append((result["stage"], *place, result.get("device"), folder.joinpath(result["stage"], *place)))
+    rows = []
+    for *names, device, path in jobs:
+        path = path.with_name(f"{path.name}.tsv")
+        if path.exists():
+            rows.append({**dict(zip(COSTS, names, strict=False)), **read_benchmark(path), "device": device})
+    columns = {name: [row.get(name) for row in rows] for name in COSTS}
+    order = ("rule", "trajectory", "checkpoint", "method", "dataset")
+    return pl.DataFrame(columns, schema=COSTS).sort(order, nulls_last=False)
+
+
+def _shared_jobs(folder: Path, recipes: dict, evaluations: list[dict]) -> Iterator[tuple]:
+    """Jobs that belong to a corpus: those of evaluation and of calibration."""
+    corpora = {result["dataset"] for result in evaluations if result["stage"] == "evaluate_loss"}
+    corpora |= {(recipe.get("calibration") or {}).get("corpus") for recipe in recipes.values()} - {None}
+    for corpus in sorted(corpora):
+        yield ("corpus", None, None, None, corpus, None, folder / "corpus" / corpus)
+        for path in sorted(folder.glob(f"tokenize/*/{corpus}-*.tsv")):
+            yield ("tokenize", None, None, None, f"{path.parent.name}/{path.stem}", None, path.with_suffix(""))
+
+
+def _training_jobs(folder: Path, points: dict) -> Iterator[tuple]:
+    """Links of training, and one job a checkpoint that was published, fetched or averaged."""
+    for trajectory in sorted({trajectory for trajectory, _ in points}):
+        for path in sorted(folder.glob(f"train/{trajectory}/*.tsv")):
+            yield ("train", trajectory, path.stem, None, None, None, path.with_suffix(""))
+    for trajectory, checkpoint in points:
+        for rule in ("publish", "fetch", "average"):
+            yield (rule, trajectory, checkpoint, None, None, None, folder / rule / trajectory / checkpoint)
+
+
+def read_benchmark(path: Path) -> dict:
+    """Seconds and bytes of one benchmark file (its last line); None for what Snakemake could not sample ("NA", "-")."""
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    last = lines[-1] if lines else {}
+
+    def number(column: str) -> float | None:
+        try:
+            return float(last.get(column) or "NA")
+        except ValueError:
+            return None
+
+    def size(column: str) -> int | None:
+        mebibytes = number(column)
+        return None if mebibytes is None else round(mebibytes * MEBIBYTE)
+
+    return {
+        "wall_seconds": number("s"),
+        "cpu_seconds": number("cpu_time"),
+        "peak_memory_bytes": size("max_rss"),
+        "bytes_written": size("io_out"),
+    }

@@ -1,0 +1,216 @@
+"""tabulate: everything that was measured for a study, as tidy tables (design section 7)."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from scripts.lib import manifests, statistics
+from scripts.lib.contrasts import contrasts_table
+from scripts.lib.costs import costs_table
+from scripts.lib.measures import Measure, paired, read_loss, read_tasks
+
+TYPES = {
+    **dict.fromkeys(("step", "tokens", "parameters", "bytes", "bits", "group_size", "n"), pl.Int64),
+    **dict.fromkeys(("learning_rate", "peak_learning_rate", "value", "stderr", "baseline"), pl.Float64),
+    **dict.fromkeys(("difference", "relative", "lower", "upper"), pl.Float64),
+}
+POINT = ("step", "tokens", "learning_rate", "phase")
+RECIPE = ("method", "library", "bits", "group_size")
+NUMBERS = ("value", "stderr", "baseline", "difference", "relative", "lower", "upper")
+ORIGIN = ("parameters", "bytes", "source", "revision", "peak_learning_rate")
+CHECKPOINTS = ("trajectory", "checkpoint", "parent", *POINT, *ORIGIN)
+MEASUREMENTS = ("study", "trajectory", "checkpoint", *POINT, *RECIPE, "metric", "dataset", *NUMBERS, "n", "dtype")
+MISSING = ("study", "trajectory", "checkpoint", "method", "stage", "dataset", "reason")
+RELATIVE = ("cross_entropy", "bits_per_byte")  # metrics whose error is a share of the baseline
+CELL = ("trajectory", "checkpoint", "method")
+CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
+CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
+
+
+def tabulate(
+    study: str,
+    checkpoints: Iterable[str | Path],
+    quantized: Iterable[str | Path],
+    losses: Iterable[str | Path],
+    tasks: Iterable[str | Path],
+    benchmarks: str | Path,
+    confidence: float,
+    draws: int,
+    seed: int,
+) -> dict[str, pl.DataFrame]:
+    """The tables `checkpoints`, `measurements`, `contrasts`, `missing` and `costs` of a study, rows in a fixed order.
+
+    `contrasts` compares pairs of cells of `measurements` (scripts/lib/contrasts.py); `costs` alone holds times.
+
+
+    Args:
+        study: name of the study.
+        checkpoints, quantized: manifests of its checkpoints and quantized cells, refused ones too.
+        losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
+        benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
+        confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
+
+    Raises:
+        ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
+            hold a task of the same name.
+    """
+    points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
+    recipes = _by_cell(map(manifests.read, quantized), CELL)
+    missing = _refused(points, recipes)
+    measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
+    measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
+    good = _table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
+    return {
+        "checkpoints": good,
+        "measurements": measurements,
+        "contrasts": contrasts_table(measurements, good, samples, confidence),
+        "missing": _table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, MISSING),
+        "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
+    }
+
+
+def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
+    return {tuple(item[name] for name in names): item for item in items}
+
+
+def _table(rows: list[dict], names: tuple[str, ...], order: tuple[str, ...]) -> pl.DataFrame:
+    columns = [
+        pl.Series(name, [row.get(name) for row in rows], TYPES.get(name, pl.String), strict=False) for name in names
+    ]
+    return pl.DataFrame(columns).sort(order, nulls_last=False, maintain_order=True)
+
+
+def _refused(points: dict, recipes: dict) -> dict[tuple, None]:
+    """Rows of `missing` (without the study) for checkpoints and quantized cells that were refused."""
+    rows = {}
+    for cell, point in points.items():
+        if point["status"] != "ok":
+            rows[*cell, None, CHECKPOINT_STAGES.get(point["source"], "publish"), None, point["reason"]] = None
+    for cell, recipe in recipes.items():
+        if recipe["status"] != "ok":
+            rows[*cell, "quantize", None, recipe["reason"]] = None
+    return rows
+
+
+def _read_all(losses, tasks, points, recipes, missing: dict) -> tuple[list[Measure], list[dict]]:
+    """All measures of usable parquets, and the metadata of all parquets; what is refused goes to `missing`."""
+    measures, evaluations = [], []
+    refused = {row[:3] for row in missing}
+    for stage, paths, read in (("evaluate_loss", losses, read_loss), ("evaluate_tasks", tasks, read_tasks)):
+        for path in paths:
+            metadata = {"stage": stage, **pl.read_parquet_metadata(path)}
+            cell = tuple(metadata[name] for name in CELL)
+            dataset = metadata["corpus" if stage == "evaluate_loss" else "suite"]
+            evaluations.append({**metadata, "dataset": dataset})
+            _require_manifests(path, cell, points, recipes)
+            if cell in refused or (*cell[:2], None) in refused:
+                continue  # refused before it was evaluated, and listed so
+            frame = pl.read_parquet(path)
+            if metadata["status"] != "ok" or frame.is_empty():
+                missing[*cell, stage, dataset, metadata.get("reason") or "the result has no rows"] = None
+                continue
+            measures += read(frame, cell, metadata)
+    return measures, evaluations
+
+
+def _require_manifests(path, cell: tuple[str, str, str], points: dict, recipes: dict) -> None:
+    if cell[:2] not in points:
+        raise ValueError(f"{path} measures {cell[0]}/{cell[1]}, but that checkpoint's manifest is not an input")
+    if cell[2] != "none" and cell not in recipes:
+        raise ValueError(f"{path} measures {'/'.join(cell)}, but the manifest of that quantized cell is not an input")
+
+
+def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, bootstrap: tuple) -> tuple:
+    """The table `measurements`, and the relative errors of cross-entropy under each resample by dataset and cell."""
+    rows, samples = [], {}
+    for dataset in sorted({measure.dataset for measure in measures}):
+        part = [measure for measure in measures if measure.dataset == dataset]
+        found, samples[dataset] = _rows(part, *bootstrap)
+        rows += [{"study": study, **_describe(row, points, recipes)} for row in found]
+    return _table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric")), samples
+
+
+def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> tuple[list[dict], dict]:
+    """Rows of `measurements` for all measures of one dataset, resampled together.
+
+    Returns:
+        The rows, and the relative error of cross-entropy under each resample by cell, arrays of shape (draws,).
+    """
+    documents = np.unique(np.concatenate([measure.documents for measure in measures]))
+    sums, sizes = np.zeros((2, len(measures), len(documents)))
+    for index, measure in enumerate(measures):
+        columns = np.searchsorted(documents, measure.documents)
+        sums[index, columns], sizes[index, columns] = measure.sums, measure.sizes
+    places = {(*m.cell, m.metric): index for index, m in enumerate(measures)}
+    if len(places) < len(measures):
+        raise ValueError(f"{measures[0].dataset} is a task of two suites of this study; give one of them another name")
+    base = np.array([places[(*m.cell[:2], "none", m.metric)] for m in measures])
+    values, errors = statistics.mean(sums, sizes), statistics.clustered_stderr(sums, sizes)
+    samples = statistics.bootstrap_means(sums, sizes, draws, seed, measures[0].dataset)
+    share = np.array([m.metric in RELATIVE for m in measures])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        contrast = np.where(share, samples / samples[:, base] - 1, samples - samples[:, base])
+    lower, upper = statistics.interval(contrast, confidence)
+    single = (sizes > 0).sum(axis=1) < 2
+    bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
+    rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
+    losses = {m.cell: contrast[:, i] for i, m in enumerate(measures) if m.metric == "cross_entropy"}
+    return rows, losses
+
+
+def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
+    loss = measure.stage == "evaluate_loss"
+    relative = _relative(measure.metric, value, baseline)
+    numbers = (value, stderr, baseline, value - baseline, relative, lower, upper)
+    return {
+        **dict(zip(CELL, measure.cell, strict=True)),
+        "metric": measure.metric,
+        "dataset": measure.dataset,
+        "dtype": measure.dtype,
+        **dict(zip(NUMBERS, map(_number, numbers), strict=True)),
+        "n": round(measure.sizes.sum()) if loss else len(measure.documents),
+    }
+
+
+def _relative(metric: str, value: float, baseline: float) -> float | None:
+    """Relative error of losses, accuracy drop of accuracies (paper, sections 3.1 and 3.2); None for other metrics."""
+    if metric in RELATIVE:
+        return value / baseline - 1 if baseline else None
+    if metric.startswith("accuracy"):
+        return (baseline - value) / (1 - baseline) if baseline != 1 else None
+    return None
+
+
+def _number(value) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _describe(row: dict, points: dict, recipes: dict) -> dict:
+    """A row with what the manifests of its checkpoint and its quantized cell say."""
+    point = points[row["trajectory"], row["checkpoint"]]
+    recipe = recipes.get(tuple(row[name] for name in CELL), {})
+    return {
+        **row,
+        **{name: point[name] for name in POINT},
+        **{name: recipe.get(name) for name in RECIPE[1:]},
+    }
+
+
+if __name__ == "__main__":
+    from scripts.lib.logs import open_log
+
+    open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
+    tables = tabulate(
+        snakemake.params.study,
+        *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
+        snakemake.params.benchmarks,
+        snakemake.params.confidence,
+        snakemake.params.bootstrap,
+        snakemake.params.seed,
+    )
+    for name, table in tables.items():
+        table.write_parquet(snakemake.output[f"{name}_parquet"])
+        table.write_csv(snakemake.output[f"{name}_csv"])

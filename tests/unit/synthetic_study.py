@@ -1,0 +1,168 @@
+"""A small study with made-up but plausible numbers, written as the real stages write theirs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from scripts.lib import manifests
+
+METHODS = {"rtn-w3-g32": (3, 0.020), "gptq-w3-g32": (3, 0.014), "gptq-w4-g32": (4, 0.004), "nf4": (4, 0.0033)}
+TOKENS_PER_STEP = 3072
+BENCHMARK = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+Point = tuple[str, str, str | None, int, float, float, str]  # trajectory, checkpoint, parent, step, rate, peak, phase
+
+
+@dataclass
+class Study:
+    """Paths of what was written, and the folder of benchmark files."""
+
+    root: Path
+    checkpoints: list[Path] = field(default_factory=list)
+    quantized: list[Path] = field(default_factory=list)
+    losses: list[Path] = field(default_factory=list)
+    tasks: list[Path] = field(default_factory=list)
+
+    @property
+    def benchmarks(self) -> Path:
+        return self.root / "benchmarks"
+
+    def arguments(self, draws: int = 200) -> dict:
+        """Arguments of tabulate."""
+        paths = {name: getattr(self, name) for name in ("checkpoints", "quantized", "losses", "tasks", "benchmarks")}
+        return {"study": "made-up", **paths, "confidence": 0.95, "draws": draws, "seed": 1}
+
+
+def two_peaks() -> list[Point]:
+    """Two trunks, each with a cooldown from step 2000 and with averages."""
+    points = []
+    for name, peak in (("low", 1.5e-3), ("high", 6e-3)):
+        for step in (400, 1000, 1400, 2000, 2200, 2400):
+            points.append((name, f"step-{step}", None, step, peak, peak, "stable"))
+        for step, share in ((2200, 0.5), (2400, 0.0)):
+            rate = share * peak
+            points.append((f"{name}-cooldown", f"step-{step}", f"{name}/step-2000", step, rate, peak, "decay"))
+        points.append((f"{name}-lawa", "step-2400", name, 2400, peak, peak, "average"))
+    return points
+
+
+def write_study(root: Path, points: list[Point], methods=METHODS, documents: int = 300, tasks: bool = True) -> Study:
+    """Write a study of these checkpoints and methods; tasks only where a trajectory ends."""
+    study = Study(root)
+    ends = {point[0]: point[1] for point in points}
+    for point in points:
+        write_checkpoint(study, point)
+        for method in ("none", *methods):
+            bits, strength = methods.get(method, (None, 0.0))
+            if bits:
+                write_quantized(study, point[:2], method, bits)
+            loss, error = made_up_loss(point), made_up_error(point) * strength
+            write_loss(study, (*point[:2], method), loss, error, documents)
+            if tasks and ends[point[0]] == point[1]:
+                write_tasks(study, (*point[:2], method), error, documents)
+    write_benchmark(study, "train/low/1")
+    write_benchmark(study, "corpus/docstrings")
+    write_benchmark(study, "tokenize/bpe/docstrings-train")
+    write_benchmark(study, "corpus/of-another-study")
+    return study
+
+
+def made_up_loss(point: Point) -> float:
+    """Loss falls with the step, faster with the rate; averages lie between."""
+    _, _, _, step, rate, peak, phase = point
+    share = {"average": 0.35}.get(phase, rate / peak)
+    return 2.6 + 22 / step**0.5 + (0.12 + 8 * peak) * share
+
+
+def made_up_error(point: Point) -> float:
+    """Errors rise with the step, jump as the rate falls, and are lower at a high peak."""
+    _, _, _, step, rate, peak, phase = point
+    share = {"average": 1.1}.get(phase, rate / peak)
+    return (step / 2400) ** 0.6 * (1.0 + 0.8 * (1 - share)) * (1.5e-3 / peak) ** 0.12
+
+
+def write_checkpoint(study: Study, point: Point, **changes) -> None:
+    """Manifest of one checkpoint."""
+    trajectory, checkpoint, parent, step, rate, peak, phase = point
+    path = study.root / "checkpoints" / trajectory / checkpoint / "manifest.json"
+    content = {
+        **{"kind": "checkpoint", "status": "ok", "trajectory": trajectory, "checkpoint": checkpoint, "parent": parent},
+        **{"source": "average" if phase == "average" else "train", "step": step, "tokens": step * TOKENS_PER_STEP},
+        **{"learning_rate": rate, "peak_learning_rate": peak, "phase": phase, "architecture": "llama"},
+        **{"parameters": 1_234_567, "bytes": 4_938_268, "revision": "0" * 64, "versions": {"torch": "2.13.0"}},
+    }
+    manifests.write(path, {**content, **changes})
+    study.checkpoints.append(path)
+
+
+def write_quantized(study: Study, cell: tuple[str, str], method: str, bits: int, **changes) -> None:
+    """Manifest of one quantized cell."""
+    path = study.root.joinpath("quantized", *cell, method, "manifest.json")
+    library = {"rtn": "trajquant", "gptq": "gptqmodel", "nf4": "bitsandbytes"}[method.partition("-")[0]]
+    content = {
+        **{"kind": "quantized", "status": "ok", "reason": None, "trajectory": cell[0], "checkpoint": cell[1]},
+        **{"method": method, "algorithm": method.partition("-")[0], "library": library, "bits": bits},
+        **{"group_size": 32, "symmetric": True, "bits_per_weight": bits + 0.5, "weight_error": 0.4 / 2**bits},
+        **{"calibration": {"corpus": "docstrings"}, "device": "cpu", "versions": {"torch": "2.13.0"}},
+    }
+    manifests.write(path, {**content, **changes})
+    write_benchmark(study, f"quantize/{cell[0]}/{cell[1]}/{method}")
+    study.quantized.append(path)
+
+
+def write_loss(study: Study, cell: tuple, loss: float, error: float, documents: int = 300, **metadata) -> Path:
+    """Loss parquet of one cell, two segments a document; the same documents for all cells."""
+    generator = np.random.default_rng(7)
+    tokens = generator.integers(20, 120, 2 * documents)
+    effect = error * loss * (1 + 0.8 * generator.standard_normal(2 * documents))
+    frame = pl.DataFrame(
+        {
+            "window": pl.Series(range(2 * documents), dtype=pl.Int32) // 4,
+            "document": [f"{number // 2:016x}" for number in range(2 * documents)],
+            "tokens": tokens.astype(np.int32),
+            "nll": tokens * (loss + 0.5 * generator.standard_normal(2 * documents) + effect),
+            "kl": tokens * error * 1.2,
+            "agree": np.round(tokens * (1 - min(1, 4 * error))).astype(np.int32),
+        }
+    )
+    path = study.root.joinpath("evaluated", *cell, "loss-docstrings.parquet")
+    return _write_parquet(study, frame, path, cell, study.losses, {"corpus": "docstrings", **metadata})
+
+
+def write_tasks(study: Study, cell: tuple, error: float, documents: int = 100, **metadata) -> Path:
+    """Task parquet of one cell: a choice task and bits per byte."""
+    generator = np.random.default_rng(11)
+    luck, size = generator.random(documents), generator.integers(50, 400, documents).astype(float)
+    bits = 1.4 * (1 + error) + 0.2 * generator.standard_normal(documents)
+    columns = {"document": pl.Series(range(documents), dtype=pl.Int32)}
+    parts = [
+        pl.DataFrame({"task": task, "metric": metric, **columns, "value": value, "weight": weight})
+        for task, metric, value, weight in (
+            ("continuation", "accuracy", (luck < 0.55 - 1.5 * error).astype(float), np.ones(documents)),
+            ("continuation", "accuracy_norm", (luck < 0.6 - 1.5 * error).astype(float), np.ones(documents)),
+            ("last_word", "accuracy", (luck < 0.25 - error).astype(float), np.ones(documents)),
+            ("rolling", "bits_per_byte", bits, size),
+        )
+    ]
+    path = study.root.joinpath("evaluated", *cell, "tasks-own.parquet")
+    return _write_parquet(study, pl.concat(parts), path, cell, study.tasks, {"suite": "own", **metadata})
+
+
+def write_benchmark(study: Study, name: str) -> None:
+    """One of Snakemake's benchmark files."""
+    path = study.benchmarks / f"{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(BENCHMARK + "12.5\t0:00:12\t512.0\t900.0\t500.0\t501.0\tNA\t3.5\t99.0\t11.25\n")
+
+
+def _write_parquet(study, frame: pl.DataFrame, path: Path, cell: tuple, paths: list[Path], metadata: dict) -> Path:
+    names = dict(zip(("trajectory", "checkpoint", "method"), cell, strict=True))
+    defaults = {"status": "ok", "reason": "", "dtype": "float32", "device": "cpu", "threads": "1"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.write_parquet(path, metadata={**names, **defaults, **metadata})
+    kind = path.stem.partition("-")[0].replace("loss", "evaluate_loss").replace("tasks", "evaluate_tasks")
+    write_benchmark(study, f"{kind}/{'/'.join(cell)}/{path.stem.partition('-')[2]}")
+    if path not in paths:
+        paths.append(path)
+    return path

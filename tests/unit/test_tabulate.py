@@ -1,0 +1,178 @@
+import polars as pl
+import pytest
+
+from scripts.lib.costs import read_benchmark
+from scripts.lib.findings import finding
+from scripts.tabulate import CHECKPOINTS, MEASUREMENTS, MISSING, tabulate
+from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
+
+LOW = [point for point in two_peaks() if point[0] == "low"]
+CELL = ("low", "step-400", "rtn-w3-g32")
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    return write_study(tmp_path, LOW[:2], {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014)}, documents=40)
+
+
+def rows(table: pl.DataFrame, cell=CELL, **values) -> list[dict]:
+    cell = dict(zip(("trajectory", "checkpoint", "method"), cell, strict=True))
+    return table.filter(**cell, **values).to_dicts()
+
+
+def test_columns_are_those_of_the_design(study):
+    tables = tabulate(**study.arguments())
+    assert tuple(tables["checkpoints"].columns) == CHECKPOINTS
+    assert tuple(tables["measurements"].columns) == MEASUREMENTS
+    assert tuple(tables["missing"].columns) == MISSING
+    assert tables["missing"].is_empty()
+
+
+def test_a_loss_row_holds_the_relative_error_within_its_interval(study):
+    tables = tabulate(**study.arguments())
+    (row,) = rows(tables["measurements"], metric="cross_entropy")
+    (base,) = rows(tables["measurements"], (*CELL[:2], "none"), metric="cross_entropy")
+    frame = pl.read_parquet(study.root / "evaluated" / "/".join(CELL) / "loss-docstrings.parquet")
+    assert row["value"] == pytest.approx(frame["nll"].sum() / frame["tokens"].sum())
+    assert row["n"] == frame["tokens"].sum()
+    assert row["baseline"] == base["value"]
+    assert row["difference"] == row["value"] - base["value"]
+    assert row["relative"] == row["value"] / base["value"] - 1
+    assert row["lower"] < row["relative"] < row["upper"]
+    assert (row["library"], row["bits"], row["group_size"], row["step"]) == ("trajquant", 3, 32, 400)
+
+
+def test_the_baseline_is_exactly_zero(study):
+    table = tabulate(**study.arguments())["measurements"].filter(method="none")
+    assert set(table["difference"]) == {0.0}
+    assert set(table.drop_nulls("relative")["relative"]) == {0.0}
+    assert set(table["lower"]) | set(table["upper"]) == {0.0}
+
+
+def test_kl_and_agreement_have_no_relative_error(study):
+    table = tabulate(**study.arguments())["measurements"].filter(pl.col("metric").is_in(["kl", "top1_agreement"]))
+    assert len(table) == 12
+    assert table["relative"].null_count() == len(table)
+
+
+def test_accuracies_have_the_drop_and_an_interval_of_the_difference(study):
+    cell = ("low", "step-1000", "rtn-w3-g32")
+    (row,) = rows(tabulate(**study.arguments())["measurements"], cell, metric="accuracy", dataset="continuation")
+    assert row["relative"] == pytest.approx((row["baseline"] - row["value"]) / (1 - row["baseline"]))
+    assert row["lower"] <= row["difference"] <= row["upper"]
+    assert row["n"] == 40
+
+
+def test_identical_inputs_give_identical_bytes(study, tmp_path):
+    contents = []
+    for turn in ("first", "second"):
+        for name, table in tabulate(**study.arguments()).items():
+            table.write_parquet(tmp_path / f"{turn}-{name}.parquet")
+            table.write_csv(tmp_path / f"{turn}-{name}.csv")
+        contents.append([path.read_bytes() for path in sorted(tmp_path.glob(f"{turn}-*"))])
+    assert contents[0] == contents[1]
+
+
+def test_a_refused_quantization_is_missing_once_with_its_reason(study):
+    write_quantized(study, CELL[:2], CELL[2], 3, status="refused", reason="group size 33 does not divide 64")
+    write_loss(study, CELL, 1.0, 0.0, 0, status="refused", reason="passed on")
+    tables = tabulate(**study.arguments())
+    (row,) = tables["missing"].to_dicts()
+    assert (row["stage"], row["reason"]) == ("quantize", "group size 33 does not divide 64")
+    assert not rows(tables["measurements"])
+
+
+def test_a_refused_evaluation_is_missing(study):
+    write_loss(study, CELL, 1.0, 0.0, 0, status="refused", reason="loss is not finite in window 3")
+    (row,) = tabulate(**study.arguments())["missing"].to_dicts()
+    assert (row["stage"], row["dataset"], row["method"]) == ("evaluate_loss", "docstrings", "rtn-w3-g32")
+    assert row["reason"] == "loss is not finite in window 3"
+
+
+def test_a_loss_that_is_not_finite_is_missing_and_not_measured(study):
+    write_loss(study, CELL, float("nan"), 0.0, 40)
+    tables = tabulate(**study.arguments())
+    assert [row["reason"] for row in tables["missing"].to_dicts()] == ["cross_entropy is not finite"]
+    assert not rows(tables["measurements"])
+    assert tables["measurements"]["value"].is_finite().all()
+
+
+def test_cells_without_a_usable_baseline_are_missing(study):
+    write_loss(study, (*CELL[:2], "none"), 1.0, 0.0, 0, status="refused", reason="broken")
+    missing = tabulate(**study.arguments())["missing"]
+    reasons = {row["method"]: row["reason"] for row in missing.to_dicts()}
+    assert reasons["none"] == "broken"
+    assert "no baseline" in reasons["rtn-w3-g32"]
+    assert "no baseline" in reasons["gptq-w3-g32"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "dtype", "reason"), [(39, "float32", "same documents"), (40, "bfloat16", "bfloat16")]
+)
+def test_cells_that_were_evaluated_otherwise_than_their_baseline_are_missing(study, documents, dtype, reason):
+    write_loss(study, CELL, 3.0, 0.01, documents, dtype=dtype)
+    (row,) = tabulate(**study.arguments())["missing"].to_dicts()
+    assert reason in row["reason"]
+
+
+def test_a_result_without_its_manifest_is_an_error_that_names_the_file(study):
+    study.quantized.pop()
+    with pytest.raises(ValueError, match=r"loss-docstrings\.parquet measures low/step-1000/"):
+        tabulate(**study.arguments())
+
+
+def test_one_task_in_two_suites_is_an_error(study):
+    path = write_tasks(study, ("low", "step-1000", "none"), 0.0, 40)
+    study.tasks.append(path)
+    with pytest.raises(ValueError, match="task of two suites"):
+        tabulate(**study.arguments())
+
+
+def test_one_document_has_no_interval(tmp_path):
+    study = write_study(tmp_path, LOW[:1], {"nf4": (4, 0.003)}, documents=1, tasks=False)
+    table = tabulate(**study.arguments())["measurements"]
+    assert table["lower"].null_count() == table["stderr"].null_count() == len(table) == 6
+
+
+def test_costs_hold_only_jobs_of_this_study(study):
+    costs = tabulate(**study.arguments())["costs"]
+    assert costs.filter(rule="corpus")["dataset"].to_list() == ["docstrings"]
+    assert costs.filter(rule="train").select("trajectory", "checkpoint").rows() == [("low", "1")]
+    assert len(costs.filter(rule="quantize")) == 4
+    assert costs.filter(rule="tokenize")["dataset"].to_list() == ["bpe/docstrings-train"]
+    assert set(costs["peak_memory_bytes"]) == {512 * 1024 * 1024}
+
+
+def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):
+    path = tmp_path / "job.tsv"
+    path.write_text("s\th:m:s\tmax_rss\tio_out\tcpu_time\n0.2\t0:00:00\tNA\t-\tNA\n")
+    assert read_benchmark(path) == dict.fromkeys(("cpu_seconds", "peak_memory_bytes", "bytes_written")) | {
+        "wall_seconds": 0.2
+    }
+
+
+def test_contrasts_pair_cooldowns_peaks_averages_and_libraries(tmp_path):
+    study = write_study(tmp_path, two_peaks(), {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014)}, 60, tasks=False)
+    tables = tabulate(**study.arguments())
+    table = tables["contrasts"]
+    assert set(table["kind"]) == {"decay", "peak rate", "average", "gptq"}
+    (row,) = table.filter(kind="decay", trajectory="low-cooldown", method="rtn-w3-g32").to_dicts()
+    assert (row["step"], row["reference_trajectory"], row["reference_step"]) == (2400, "low", 2400)
+    assert row["difference"] == row["relative"] - row["reference_relative"]
+    assert row["difference_lower"] < row["difference"] < row["difference_upper"]
+    text = finding(tables["measurements"], tables["checkpoints"], table, "docstrings")
+    assert "higher in 2 of 2 cases than without the decay" in text
+    assert f"{100 * row['relative']:.2f}" not in text.partition("rtn-w3-g32")[0]
+
+
+def test_the_finding_says_when_an_effect_is_not_resolved_or_cannot_be_asked(tmp_path):
+    study = write_study(tmp_path, two_peaks(), {"rtn-w3-g32": (3, 0.02)}, 60, tasks=False)
+    tables = tabulate(**study.arguments())
+    names = ("measurements", "checkpoints")
+    flat = tables["contrasts"].with_columns(difference_lower=pl.lit(-1.0), difference_upper=pl.lit(1.0))
+    text = finding(*(tables[name] for name in names), flat, "docstrings")
+    assert "not resolvably higher or lower in any of 2 cases" in text
+    alone = finding(*(tables[name] for name in names), flat.clear(), "docstrings")
+    assert "No decay of the learning rate can be compared" in alone
+    nothing = tables["measurements"].filter(method="none")
+    assert "says nothing" in finding(nothing, tables["checkpoints"], flat.clear(), "docstrings")
