@@ -1,0 +1,49 @@
+# trajquant: at which point of its training does a language model become hard to quantize, and why?
+#   snakemake --profile workflow/profiles/local --configfile config/studies/demo.yaml
+# What each stage does stands in README.md; every config key in config/README.md.
+
+
+configfile: "config/default.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/tokenize.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/publish.smk"
+include: "workflow/rules/average.smk"
+include: "workflow/rules/quantize.smk"
+include: "workflow/rules/evaluate_loss.smk"
+include: "workflow/rules/evaluate_tasks.smk"
+include: "workflow/rules/tabulate.smk"
+include: "workflow/rules/plot.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    all_checkpoints,
+    all_quantized,
+    all_evaluated,
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report/{STUDY}.html",
+
+
+rule all_checkpoints:
+    input:
+        checkpoint_manifests(),
+
+
+rule all_quantized:
+    input:
+        quantized_manifests(),
+
+
+rule all_evaluated:
+    input:
+        loss_tables(),
+        task_tables(),

@@ -1,0 +1,277 @@
+# Helpers of the rules: paths, wildcards, and what each rule asks of the plan.
+# The plan itself, with all checks of what the user wrote, is scripts/lib/plan.py.
+
+import re
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(workflow.basedir))
+
+from scripts.lib.config import ConfigError
+from scripts.lib.folders import weight_files
+from scripts.lib.imports import closure
+from scripts.lib.plan import BASELINE, make_plan
+
+try:
+    PLAN = make_plan(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESOURCES = config["folders"]["resources"]
+RESULTS = config["folders"]["results"]
+STUDY = config["study"]["name"]
+THREADS = config["compute"]["threads"]
+DEVICE = config["compute"]["device"]
+DTYPE = config["compute"]["dtype"]
+ENV = "../../envs/trajquant.yaml"
+FIGURES = ["loss_vs_tokens", "error_vs_tokens", "baseline_vs_quantized", "errors_by_method", "tasks"]
+TABLES = ["checkpoints", "measurements", "contrasts", "missing", "costs"]
+
+CHECKPOINT = f"{RESOURCES}/checkpoints/{{trajectory}}/{{checkpoint}}"
+QUANTIZED = f"{RESULTS}/quantized/{{trajectory}}/{{checkpoint}}/{{method}}"
+EVALUATED = f"{RESULTS}/evaluated/{{trajectory}}/{{checkpoint}}/{{method}}"
+LINK = f"{RESOURCES}/runs/{{trajectory}}/{{link}}"
+TOKENS = f"{RESOURCES}/tokens/{{tokenizer}}/{{corpus}}-{{split}}"
+
+
+def any_of(names):
+    """A wildcard constraint that matches just these names; nothing, if there are none."""
+    return "|".join(map(re.escape, sorted(names))) or "(?!)"
+
+
+wildcard_constraints:
+    trajectory=any_of(PLAN.trajectories),
+    checkpoint=r"step-\d+",
+    link=r"from-\d+",
+    method=any_of([BASELINE, *PLAN.recipes]),
+    corpus=any_of(config["corpus"]),
+    tokenizer=any_of([*config["tokenize"], *PLAN.by_source("local")]),
+    split="train|validation|calibration",
+    suite=any_of(PLAN.suites),
+    study=any_of([STUDY]),
+    figure=any_of(FIGURES),
+
+
+def step_of(wildcards):
+    return int(wildcards.checkpoint.removeprefix("step-"))
+
+
+def of_checkpoint(name, trajectory, step):
+    folder = CHECKPOINT.format(trajectory=trajectory, checkpoint=f"step-{step}")
+    return f"{folder}/{name}"
+
+
+def of_cell(folder, name, cell):
+    folder = folder.format(trajectory=cell.trajectory, checkpoint=cell.checkpoint, method=cell.method)
+    return f"{folder}/{name}"
+
+
+def tokens_file(kind, tokenizer, corpus, split):
+    """A file of a tokenized split: the manifest, which triggers, or what is heavy, which does not."""
+    ending = {"manifest": ".json", "tokens": ".npy", "documents": "-documents.parquet"}[kind]
+    path = f"{TOKENS.format(tokenizer=tokenizer, corpus=corpus, split=split)}{ending}"
+    return path if kind == "manifest" else ancient(path)
+
+
+def circumstances(wildcards):
+    """What the manifest of a checkpoint says of its place in the training."""
+    return PLAN.describe(wildcards.trajectory, step_of(wildcards))
+
+
+# --- what a study asks for ---------------------------------------------------------------------------------------------
+
+
+def checkpoint_manifests():
+    return [of_checkpoint("manifest.json", *point) for point in PLAN.checkpoints]
+
+
+def quantized_manifests():
+    return [of_cell(QUANTIZED, "manifest.json", cell) for cell in PLAN.cells if cell.method != BASELINE]
+
+
+def loss_tables():
+    return [of_cell(EVALUATED, f"loss-{name}.parquet", cell) for cell in PLAN.cells for name in PLAN.losses[cell]]
+
+
+def task_tables():
+    return [of_cell(EVALUATED, f"tasks-{name}.parquet", cell) for cell in PLAN.cells for name in PLAN.tasks[cell]]
+
+
+# --- controlled runs ---------------------------------------------------------------------------------------------------
+
+
+def run_of(wildcards):
+    """What shapes the weights of a controlled run, without what it keeps."""
+    run = PLAN.trajectories[wildcards.trajectory]
+    names = ("model", "window", "batch_size", "micro_batch_size", "optimizer", "schedule", "seed", "precision")
+    return {name: run[name] for name in names}
+
+
+def link_of(wildcards):
+    return PLAN.links(wildcards.trajectory)[wildcards.link]
+
+
+def link_start(wildcards):
+    return link_of(wildcards)["start"]
+
+
+def link_span(wildcards):
+    """From where to where a link trains, and what it keeps."""
+    return {key: value for key, value in link_of(wildcards).items() if key != "parent"}
+
+
+def unless_forced(path):
+    """A link's folder as an input that only its lineage may trigger, so that keeping one more step of a finished link
+    leaves all other checkpoints alone; but if the user forces `train`, everything after it follows."""
+    return path if "train" in workflow.dag_settings.forcerun else ancient(path)
+
+
+def link_folder(trajectory, link):
+    return LINK.format(trajectory=trajectory, link=link)
+
+
+def parent_link(wildcards):
+    parent = link_of(wildcards)["parent"]
+    return unless_forced(link_folder(*parent)) if parent else []
+
+
+def parent_lineage(wildcards):
+    parent = link_of(wildcards)["parent"]
+    return f"{link_folder(*parent)}.json" if parent else []
+
+
+def own_link(wildcards):
+    link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
+    return unless_forced(link_folder(wildcards.trajectory, link))
+
+
+def own_lineage(wildcards):
+    link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
+    return f"{link_folder(wildcards.trajectory, link)}.json"
+
+
+def training_tokens(kind):
+    """Input function: a file of a run's training tokens."""
+
+    def path(wildcards):
+        run = PLAN.trajectories[wildcards.trajectory]
+        return tokens_file(kind, run["tokenizer"], run["corpus"], "train")
+
+    return path
+
+
+def tokenizer_of_run(wildcards):
+    return ancient(f"{RESOURCES}/tokenizers/{PLAN.trajectories[wildcards.trajectory]['tokenizer']}/tokenizer")
+
+
+# --- tokenizers, local folders, averages -------------------------------------------------------------------------------
+
+
+def tokenizer_definition(wildcards):
+    return PLAN.tokenizer_definition(wildcards.tokenizer)
+
+
+def tokenizer_corpus(wildcards):
+    """Manifest of the corpus that a tokenizer is trained on, if it is."""
+    corpus = tokenizer_definition(wildcards).get("corpus")
+    return f"{RESOURCES}/corpora/{corpus}/manifest.json" if corpus else []
+
+
+def tokenizer_text(wildcards):
+    corpus = tokenizer_definition(wildcards).get("corpus")
+    return ancient(f"{RESOURCES}/corpora/{corpus}/train.parquet") if corpus else []
+
+
+def local_folder(wildcards):
+    return PLAN.local_path(wildcards.trajectory, step_of(wildcards))
+
+
+def local_weights(wildcards):
+    """The weight files of a user's folder, whose content is published."""
+    return [str(path) for path in weight_files(local_folder(wildcards))]
+
+
+def members(name):
+    """Input function: a file of each of the checkpoints that one average is made of."""
+
+    def paths(wildcards):
+        source = PLAN.trajectories[wildcards.trajectory]["of"]
+        steps = PLAN.members(wildcards.trajectory, step_of(wildcards))
+        found = [of_checkpoint(name, source, step) for step in steps]
+        return found if name == "manifest.json" else [ancient(path) for path in found]
+
+    return paths
+
+
+# --- cells -------------------------------------------------------------------------------------------------------------
+
+
+def quantizer_code(wildcards):
+    library = PLAN.recipes[wildcards.method]["library"]
+    return closure("quantize", f"quantizers/{library}")
+
+
+def calibration_tokens(kind):
+    """Input function: a file of the tokens that a method is calibrated on; none if it needs no data."""
+
+    def path(wildcards):
+        calibration = PLAN.recipes[wildcards.method].get("calibration")
+        if not calibration:
+            return []
+        return tokens_file(kind, PLAN.tokenizer(wildcards.trajectory), calibration["corpus"], "calibration")
+
+    return path
+
+
+def validation_tokens(kind):
+    """Input function: a file of the tokens that a loss is measured on."""
+
+    def path(wildcards):
+        return tokens_file(kind, PLAN.tokenizer(wildcards.trajectory), wildcards.corpus, "validation")
+
+    return path
+
+
+def cell_file(name):
+    """Input function: a file of the model that a cell evaluates, which for the baseline is the checkpoint's own."""
+
+    def path(wildcards):
+        folder = (CHECKPOINT if wildcards.method == BASELINE else QUANTIZED).format(**wildcards)
+        return f"{folder}/{name}" if name == "manifest.json" else ancient(f"{folder}/{name}")
+
+    return path
+
+
+def baseline_file(name):
+    """Input function: a file of the unquantized model that a cell is compared with; none for the baseline itself."""
+
+    def path(wildcards):
+        if wildcards.method == BASELINE:
+            return []
+        folder = CHECKPOINT.format(**wildcards)
+        return f"{folder}/{name}" if name == "manifest.json" else ancient(f"{folder}/{name}")
+
+    return path
+
+
+def suite_tasks(wildcards):
+    return PLAN.suites[wildcards.suite]["tasks"]
+
+
+def suite_documents(wildcards):
+    return [f"{RESOURCES}/{path}" for path in PLAN.suites[wildcards.suite]["documents"]]
+
+
+def quantized_weights(path):
+    """A quantized model's folder; deleted after its last evaluation if the study does not keep weights."""
+    return directory(path) if config["quantize"]["keep_weights"] else temp(directory(path))
+
+
+# --- tables and figures ------------------------------------------------------------------------------------------------
+
+
+def table_files():
+    """Both files of each table, by the names that tabulate gives them."""
+    kinds = [(table, ending) for table in TABLES for ending in ("parquet", "csv")]
+    return {f"{table}_{ending}": f"{RESULTS}/tables/{{study}}/{table}.{ending}" for table, ending in kinds}

@@ -1,0 +1,31 @@
+# evaluate_loss: cross-entropy, divergence from the baseline and top-1 agreement of one cell on one corpus.
+
+
+rule evaluate_loss:
+    input:
+        manifest=cell_file("manifest.json"),
+        weights=cell_file("model"),
+        baseline_manifest=baseline_file("manifest.json"),
+        baseline=baseline_file("model"),
+        tokens_manifest=validation_tokens("manifest"),
+        tokens=validation_tokens("tokens"),
+        documents=validation_tokens("documents"),
+        code=closure("evaluate_loss"),
+    output:
+        f"{EVALUATED}/loss-{{corpus}}.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_loss/{{trajectory}}/{{checkpoint}}/{{method}}/{{corpus}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_loss/{{trajectory}}/{{checkpoint}}/{{method}}/{{corpus}}.tsv"
+    conda:
+        ENV
+    threads: THREADS
+    params:
+        threads=THREADS,
+        device=DEVICE,
+        dtype=DTYPE,
+        window=config["evaluate_loss"]["window"],
+        windows=config["evaluate_loss"]["windows"],
+        batch_size=config["evaluate_loss"]["batch_size"],
+    script:
+        "../../scripts/evaluate_loss.py"

@@ -1,0 +1,54 @@
+# evaluate_tasks: lm-eval on one cell; the local tasks' documents are made from a corpus's validation split.
+
+
+rule task_documents:
+    input:
+        corpus=f"{RESOURCES}/corpora/{{corpus}}/manifest.json",
+        text=ancient(f"{RESOURCES}/corpora/{{corpus}}/validation.parquet"),
+        code=closure("task_documents"),
+    output:
+        choice=f"{RESOURCES}/tasks/{{corpus}}/choice.jsonl",
+        cloze=f"{RESOURCES}/tasks/{{corpus}}/cloze.jsonl",
+        rolling=f"{RESOURCES}/tasks/{{corpus}}/rolling.jsonl",
+        manifest=f"{RESOURCES}/tasks/{{corpus}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/task_documents/{{corpus}}.log",
+    conda:
+        ENV
+    params:
+        corpus="{corpus}",
+        documents=config["evaluate_tasks"]["documents"],
+        seed=config["evaluate_tasks"]["seed"],
+    script:
+        "../../scripts/task_documents.py"
+
+
+rule evaluate_tasks:
+    input:
+        manifest=cell_file("manifest.json"),
+        weights=cell_file("model"),
+        suite="config/tasks/suite-{suite}.yaml",
+        tasks=suite_tasks,
+        documents=suite_documents,
+        code=closure("evaluate_tasks"),
+    output:
+        results=f"{EVALUATED}/tasks-{{suite}}.json",
+        samples=f"{EVALUATED}/tasks-{{suite}}.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_tasks/{{trajectory}}/{{checkpoint}}/{{method}}/{{suite}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_tasks/{{trajectory}}/{{checkpoint}}/{{method}}/{{suite}}.tsv"
+    conda:
+        ENV
+    threads: THREADS
+    params:
+        trajectory="{trajectory}",
+        checkpoint="{checkpoint}",
+        method="{method}",
+        suite="{suite}",
+        threads=THREADS,
+        device=DEVICE,
+        dtype=DTYPE,
+        data_root=RESOURCES,
+    script:
+        "../../scripts/evaluate_tasks.py"

@@ -1,0 +1,25 @@
+# plot: one figure a job, from the tables alone.
+
+
+rule plot:
+    input:
+        measurements=f"{RESULTS}/tables/{{study}}/measurements.parquet",
+        checkpoints=f"{RESULTS}/tables/{{study}}/checkpoints.parquet",
+        code=closure("plot"),
+    output:
+        svg=report(
+            f"{RESULTS}/figures/{{study}}/{{figure}}.svg",
+            caption="../../reports/captions/{figure}.rst",
+            category="Figures",
+            labels={"study": "{study}", "figure": "{figure}"},
+        ),
+        png=f"{RESULTS}/figures/{{study}}/{{figure}}.png",
+    log:
+        f"{RESULTS}/logs/plot/{{study}}/{{figure}}.log",
+    conda:
+        ENV
+    params:
+        figure="{figure}",
+        schedules=PLAN.schedules(),
+    script:
+        "../../scripts/plot.py"

@@ -1,0 +1,28 @@
+# quantize: one method applied to one checkpoint. The baseline `none` has no job here.
+
+
+rule quantize:
+    input:
+        manifest=f"{CHECKPOINT}/manifest.json",
+        weights=ancient(f"{CHECKPOINT}/model"),
+        recipe="config/recipes/{method}.yaml",
+        tokens_manifest=calibration_tokens("manifest"),
+        tokens=calibration_tokens("tokens"),
+        code=quantizer_code,
+    output:
+        model=quantized_weights(f"{QUANTIZED}/model"),
+        manifest=f"{QUANTIZED}/manifest.json",
+    log:
+        f"{RESULTS}/logs/quantize/{{trajectory}}/{{checkpoint}}/{{method}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/quantize/{{trajectory}}/{{checkpoint}}/{{method}}.tsv"
+    wildcard_constraints:
+        method=any_of(PLAN.recipes),
+    conda:
+        ENV
+    threads: THREADS
+    params:
+        threads=THREADS,
+        device=DEVICE,
+    script:
+        "../../scripts/quantize.py"

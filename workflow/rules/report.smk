@@ -1,0 +1,28 @@
+# report: tables and figures as one self-contained HTML file.
+
+
+rule report:
+    input:
+        tables=[f"{RESULTS}/tables/{{study}}/{table}.parquet" for table in TABLES],
+        figures=[f"{RESULTS}/figures/{{study}}/{figure}.svg" for figure in FIGURES],
+        manifests=checkpoint_manifests() + quantized_manifests(),
+        captions=[f"reports/captions/{name}.rst" for name in [*FIGURES, "measurements"]],
+        template="reports/report.py",
+        page="reports/page.html",
+        citation="CITATION.cff",
+        code=closure("report", "lib/pages"),
+    output:
+        report(
+            f"{RESULTS}/report/{{study}}.html",
+            caption="../../reports/captions/report.rst",
+            category="Report",
+            labels={"study": "{study}"},
+        ),
+    log:
+        f"{RESULTS}/logs/report/{{study}}.log",
+    conda:
+        ENV
+    params:
+        title=config["study"]["title"],
+    script:
+        "../../scripts/report.py"

@@ -1,0 +1,24 @@
+# tabulate: everything that was measured for a study, as four tables.
+
+
+rule tabulate:
+    input:
+        checkpoints=checkpoint_manifests(),
+        quantized=quantized_manifests(),
+        losses=loss_tables(),
+        tasks=task_tables(),
+        code=closure("tabulate"),
+    output:
+        **table_files(),
+    log:
+        f"{RESULTS}/logs/tabulate/{{study}}.log",
+    conda:
+        ENV
+    params:
+        study="{study}",
+        benchmarks=f"{RESULTS}/benchmarks",
+        bootstrap=config["tabulate"]["bootstrap"],
+        confidence=config["tabulate"]["confidence"],
+        seed=config["tabulate"]["seed"],
+    script:
+        "../../scripts/tabulate.py"

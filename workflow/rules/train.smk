@@ -1,0 +1,51 @@
+# train: controlled runs, a chain of links from restart point to restart point.
+# A link's folder is an input that does not trigger (see `unless_forced`); its lineage file triggers instead.
+
+
+localrules:
+    lineage,
+
+
+rule lineage:
+    input:
+        tokens=training_tokens("manifest"),
+        parent=parent_lineage,
+        code=closure("lineage", "train"),
+    output:
+        f"{LINK}.json",
+    log:
+        f"{RESULTS}/logs/lineage/{{trajectory}}/{{link}}.log",
+    conda:
+        ENV
+    params:
+        run=run_of,
+        start=link_start,
+        threads=THREADS,
+    script:
+        "../../scripts/lineage.py"
+
+
+rule train:
+    input:
+        lineage=f"{LINK}.json",
+        parent=parent_link,
+        tokens=training_tokens("tokens"),
+        tokenizer=tokenizer_of_run,
+    output:
+        directory(LINK),
+    log:
+        f"{RESULTS}/logs/train/{{trajectory}}/{{link}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{trajectory}}/{{link}}.tsv"
+    priority: 10
+    conda:
+        ENV
+    threads: THREADS
+    params:
+        run=run_of,
+        link=link_span,
+        threads=THREADS,
+        save_every=config["train"]["save_every"],
+        state=f"{RESOURCES}/state/{{trajectory}}/{{link}}",
+    script:
+        "../../scripts/train.py"
