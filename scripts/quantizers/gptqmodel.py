@@ -1,6 +1,8 @@
 """gptqmodel: GPTQ by GPTQModel, the maintained successor of auto-gptq; files in the gptq v1 format."""
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,9 @@ def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, out: Pat
     except (TypeError, ValueError, NotImplementedError) as error:
         raise Refused(f"GPTQModel does not load this model: {error}") from error
     windows = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in calibration]
-    model.quantize(windows, batch_size=min(8, len(windows)))
+    out = out.resolve()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes logs to where it runs
+        model.quantize(windows, batch_size=min(8, len(windows)))
     model.save(str(out))
     layers = [module for module in model.model.modules() if isinstance(module, BaseQuantLinear)]
     for layer in layers:  # in memory zero points are one too low, as in the file; `dequantize_weight` wants them whole

@@ -1,0 +1,147 @@
+"""What reruns after which change: just what the change touches. All by dry-runs in a copy of a finished tree."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.tools import AFTER_CELLS, edit, planned
+
+RECIPE = "config/recipes/rtn-w3-g32.yaml"
+STUDY = "config/studies/smoke.yaml"
+RUN = "config/trajectories/smoke.yaml"
+
+
+def without(jobs, *rules):
+    return not set(rules) & jobs.keys()
+
+
+def test_editing_a_recipe_reruns_its_cells_only(tree):
+    edit(tree / RECIPE, lambda recipe: recipe.update(symmetric=False))
+    assert planned(tree, "smoke") == {"quantize": 3, "evaluate_loss": 3} | AFTER_CELLS
+
+
+def test_adding_a_method_adds_its_cells_only(tree):
+    edit(tree / STUDY, lambda study: study["study"]["cells"][0]["methods"].append("rtn-w4-g32"))
+    assert planned(tree, "smoke") == {"quantize": 3, "evaluate_loss": 3} | AFTER_CELLS
+
+
+def test_adding_a_kept_step_leaves_finished_cells_alone(tree):
+    edit(tree / RUN, lambda run: run.update(keep=[20, 25, 30, 40]))
+    edit(tree / STUDY, lambda study: study["study"]["cells"][1].update(checkpoints=[20, 25]))
+    jobs = planned(tree, "smoke")
+    assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | AFTER_CELLS
+
+
+def test_extending_a_run_leaves_finished_cells_alone(tree):
+    edit(tree / RUN, lambda run: run.update(keep=[20, 30, 40, 60]))
+    edit(tree / STUDY, lambda study: study["study"]["cells"][1].update(checkpoints=[20, 60]))
+    jobs = planned(tree, "smoke")
+    assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | AFTER_CELLS
+
+
+def test_forcing_tasks_reruns_them_and_what_follows(tree):
+    assert planned(tree, "smoke", "--forcerun", "evaluate_tasks") == {"evaluate_tasks": 2} | AFTER_CELLS
+
+
+def test_forcing_a_stage_reruns_its_consumers(tree):
+    jobs = planned(tree, "smoke", "--forcerun", "quantize")
+    assert jobs == {"quantize": 8, "evaluate_loss": 8, "evaluate_tasks": 1} | AFTER_CELLS
+
+
+def test_forcing_train_reruns_everything_after_it(tree):
+    jobs = planned(tree, "smoke", "--forcerun", "train")
+    assert jobs["train"] == 3
+    assert jobs["publish"] == 4
+    assert jobs["average"] == 1
+    assert jobs["quantize"] == 8
+    assert jobs["evaluate_loss"] == 12
+
+
+def test_figure_style_reruns_figures_and_report_only(tree):
+    with open(tree / "scripts/lib/figures.py", "a") as file:
+        file.write("\nSTYLE_OF_TEST = 1\n")
+    assert planned(tree, "smoke") == {"plot": 5, "report": 1, "all": 1}
+
+
+def test_a_shared_helper_reruns_what_uses_it(tree):
+    with open(tree / "scripts/lib/models.py", "a") as file:
+        file.write("\nCHANGE_OF_TEST = 1\n")
+    jobs = planned(tree, "smoke")
+    assert jobs == {"quantize": 8, "evaluate_loss": 12, "evaluate_tasks": 2} | AFTER_CELLS
+
+
+def test_the_schedule_module_reruns_training(tree):
+    with open(tree / "scripts/lib/schedules.py", "a") as file:
+        file.write("\nCHANGE_OF_TEST = 1\n")
+    jobs = planned(tree, "smoke")
+    assert jobs["train"] == 3
+    assert jobs["evaluate_loss"] == 12
+
+
+def test_another_peak_rate_reruns_the_run_and_its_descendants(tree):
+    edit(tree / "config/trajectories/smoke-cooldown.yaml", lambda run: run["schedule"].update(peak=0.02))
+    jobs = planned(tree, "smoke")
+    assert (jobs["lineage"], jobs["train"], jobs["publish"]) == (1, 1, 1)
+    assert (jobs["quantize"], jobs["evaluate_loss"], jobs["evaluate_tasks"]) == (3, 4, 2)
+
+
+def test_an_unrelated_pull_reruns_nothing(tree):
+    with open(tree / "README.md", "a") as file:
+        file.write("\nA new line.\n")
+    with open(tree / "Snakefile", "a") as file:
+        file.write("\n# a comment\n")
+    (tree / "config/trajectories/unrelated.yaml").write_text((tree / RUN).read_text())
+    for path in [*tree.rglob("*.py"), *tree.rglob("*.yaml"), *tree.rglob("*.smk"), *tree.rglob("*.rst")]:
+        os.utime(path)
+    assert planned(tree, "smoke") == {}
+
+
+def test_touching_manifests_and_weights_reruns_nothing(tree):
+    for path in [*tree.glob("resources/**/*"), *tree.glob("results/quantized/**/*")]:
+        if path.name in ("manifest.json", "model.safetensors", ".snakemake_timestamp") or path.is_dir():
+            os.utime(path)
+    assert planned(tree, "smoke") == {}
+
+
+def test_deleting_weights_after_evaluation_reruns_nothing(tree):
+    for folder in tree.glob("results/quantized/*/*/*/model"):
+        shutil.rmtree(folder)
+    shutil.rmtree(tree / "resources/runs/smoke/from-20")
+    assert planned(tree, "smoke") == {}
+
+
+def test_a_changed_manifest_reruns_its_consumers(tree):
+    path = tree / "results/quantized/smoke/step-40/rtn-w3-g32/manifest.json"
+    path.write_text(path.read_text().replace('"bits": 3', '"bits":  3'))
+    assert planned(tree, "smoke") == {"evaluate_loss": 1} | AFTER_CELLS
+
+
+def keep_no_weights(tree):
+    edit(tree / STUDY, lambda study: study.update(quantize={"keep_weights": False}))
+
+
+def test_temporary_weights_rerun_nothing_once_evaluated(tree):
+    keep_no_weights(tree)
+    for folder in tree.glob("results/quantized/*/*/*/model"):
+        shutil.rmtree(folder)
+    assert planned(tree, "smoke") == {}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_new_evaluation_needs_temporary_weights_again(tree, kept):
+    edit(tree / STUDY, lambda study: study["study"]["cells"][0].update(tasks=["smoke"]))
+    if not kept:
+        keep_no_weights(tree)
+        for folder in tree.glob("results/quantized/*/*/*/model"):
+            shutil.rmtree(folder)
+    jobs = planned(tree, "smoke")
+    assert jobs["evaluate_tasks"] == 8
+    assert jobs.get("quantize", 0) == (0 if kept else 6)
+    assert jobs.get("evaluate_loss", 0) == (0 if kept else 6)
+
+
+def test_two_studies_share_cells(tree):
+    shutil.copy(tree / STUDY, tree / "config/studies/other.yaml")
+    edit(tree / "config/studies/other.yaml", lambda study: study["study"].update(name="other"))
+    assert planned(tree, "other") == AFTER_CELLS

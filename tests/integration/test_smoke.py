@@ -1,0 +1,89 @@
+"""The smoke study from nothing to its report: tables, figures, manifests, and a second run that finds nothing to do."""
+
+import json
+
+import polars
+import pytest
+
+from tests.tools import measurements, planned, snakemake
+
+METHODS = {"none", "rtn-w3-g32", "rtn-w4-g32", "gptq-w3-g16", "nf4"}
+
+
+def test_every_cell_is_measured(finished):
+    table = measurements(finished, "smoke")
+    losses = table.filter(polars.col("metric") == "cross_entropy")
+    assert losses.height == 3 * 3 + 2 + 1
+    assert set(losses["method"]) == METHODS
+    assert losses.select(polars.col("value").is_between(1, 7).all()).item()
+    assert set(table["metric"]) == {
+        *("cross_entropy", "kl", "top1_agreement"),
+        *("accuracy", "accuracy_norm", "bits_per_byte"),
+    }
+    assert polars.read_parquet(finished / "results/tables/smoke/missing.parquet").is_empty()
+
+
+def test_the_baseline_is_exactly_itself(finished):
+    rows = measurements(finished, "smoke").filter(polars.col("method") == "none")
+    assert rows["difference"].to_list() == [0.0] * rows.height
+    assert rows.filter(polars.col("metric") == "kl")["value"].to_list() == [0.0] * 4
+    assert rows.filter(polars.col("metric") == "cross_entropy")["relative"].to_list() == [0.0] * 4
+
+
+def test_rates_and_phases_follow_the_schedules(finished):
+    table = polars.read_parquet(finished / "results/tables/smoke/checkpoints.parquet")
+    rows = {(row["trajectory"], row["step"]): row for row in table.to_dicts()}
+    assert rows["smoke", 40]["learning_rate"] == 0.01
+    assert rows["smoke-cooldown", 40]["learning_rate"] == 0.0
+    assert rows["smoke-cooldown", 40]["phase"] == "decay"
+    assert rows["smoke-cooldown", 40]["parent"] == "smoke/step-20"
+    assert rows["smoke-lawa", 40]["phase"] == "average"
+    assert rows["smoke", 40]["tokens"] == 40 * 8 * 64
+
+
+def test_manifests_say_how_a_model_was_made(finished):
+    cell = finished / "results/quantized/smoke/step-40/gptq-w3-g16/manifest.json"
+    manifest = json.loads(cell.read_text())
+    checkpoint = json.loads((finished / "resources/checkpoints/smoke/step-40/manifest.json").read_text())
+    assert manifest["status"] == "ok"
+    assert manifest["source_revision"] == checkpoint["revision"]
+    assert manifest["calibration"]["samples"] == 16
+    assert manifest["versions"]["GPTQModel"]
+    assert len(manifest["layers"]) == 14
+    assert 3 < manifest["bits_per_weight"] < 6
+    assert {"threads", "device", "seed", "seconds", "bytes", "weight_error"} <= manifest.keys()
+
+
+@pytest.mark.parametrize(
+    "figure", ["loss_vs_tokens", "error_vs_tokens", "baseline_vs_quantized", "errors_by_method", "tasks"]
+)
+def test_figures_and_report(finished, figure):
+    assert (finished / f"results/figures/smoke/{figure}.svg").stat().st_size > 5_000
+    assert (finished / f"results/figures/smoke/{figure}.png").stat().st_size > 5_000
+    page = (finished / "results/report/smoke.html").read_text()
+    assert f'id="{figure}"' in page or figure in page
+    assert '<img src="http' not in page
+    assert "<script src=" not in page
+
+
+def test_costs_come_from_the_jobs(finished):
+    costs = polars.read_parquet(finished / "results/tables/smoke/costs.parquet")
+    assert {"train", "quantize", "evaluate_loss", "evaluate_tasks"} <= set(costs["rule"])
+    assert costs.select((polars.col("wall_seconds") > 0).all()).item()
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert planned(finished, "smoke") == {}
+
+
+def test_nothing_is_left_lying_about(finished):
+    assert {path.name for path in finished.iterdir()} - {"resources", "results", ".snakemake"} == {
+        path.name for path in finished.iterdir() if path.name not in ("resources", "results", ".snakemake", "logs")
+    }
+    assert not list(finished.glob("resources/state/*/*"))
+    assert not [path for path in finished.rglob("*.tmp") if ".snakemake" not in path.parts]
+
+
+def test_snakemakes_own_report(finished):
+    snakemake(finished, "smoke", "--report", "results/smoke-report.zip")
+    assert (finished / "results/smoke-report.zip").stat().st_size > 10_000

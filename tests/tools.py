@@ -1,0 +1,56 @@
+"""Running the workflow in a copy of the tree, as a user would."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DERIVED = (".git", ".venv", ".snakemake", "resources", "results", "__pycache__", ".pytest_cache", ".ruff_cache")
+AFTER_CELLS = {"tabulate": 1, "plot": 5, "report": 1, "all": 1}
+
+
+def copy_tree(target: Path) -> Path:
+    """A copy of the project without what it derives."""
+    return Path(shutil.copytree(ROOT, target, symlinks=True, ignore=shutil.ignore_patterns(*DERIVED)))
+
+
+def command(study: str, *arguments: str) -> list[str]:
+    """The command of README.md; arguments (targets, options) stand before --configfile, which takes several values."""
+    start = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local", "--cores", "2"]
+    return [*start, *arguments, "--configfile", f"config/studies/{study}.yaml"]
+
+
+def snakemake(tree: Path, study: str, *arguments: str, fails: bool = False) -> str:
+    """Run the workflow in a tree and return what it printed; `fails` says whether it is to fail."""
+    done = subprocess.run(
+        command(study, *arguments), cwd=tree, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert (done.returncode != 0) == fails, done.stdout[-5000:]
+    return done.stdout
+
+
+def planned(tree: Path, study: str, *arguments: str) -> dict[str, int]:
+    """Jobs by rule that a run would do."""
+    output = snakemake(tree, study, "--dry-run", *arguments)
+    if "Nothing to be done" in output:
+        return {}
+    table = output.split("Job stats:")[1].strip().splitlines()[2:]
+    rows = [re.fullmatch(r"(\w+)\s+(\d+)", line) for line in table[: table.index("")]]
+    return {row[1]: int(row[2]) for row in rows if row and row[1] != "total"}
+
+
+def edit(path: Path, change) -> None:
+    """Change a YAML file by a function of its content."""
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def measurements(tree: Path, study: str) -> polars.DataFrame:
+    """The measurements of a study, without the study's name."""
+    return polars.read_parquet(tree / f"results/tables/{study}/measurements.parquet").drop("study")

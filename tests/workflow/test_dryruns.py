@@ -1,0 +1,67 @@
+"""Every study can be planned on a fresh clone, and every mistake ends in one clear message before any work."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tools import ROOT, copy_tree, edit, planned, snakemake
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    return copy_tree(tmp_path / "tree")
+
+
+@pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml")))
+@pytest.mark.parametrize("target", ["all", "all_checkpoints", "all_quantized", "all_evaluated"])
+def test_every_study_can_be_planned(fresh, study, target):
+    jobs = planned(fresh, study, target)
+    assert jobs["corpus"] == 1
+    assert ("report" in jobs) == (target == "all")
+    assert ("evaluate_loss" in jobs) == (target in ("all", "all_evaluated"))
+    assert ("quantize" in jobs) == (target != "all_checkpoints")
+
+
+def message(tree: Path, study: str = "smoke") -> str:
+    """What a failing dry-run says, without Snakemake's frame."""
+    return snakemake(tree, study, "--dry-run", fails=True)
+
+
+def test_no_study(fresh):
+    (fresh / "config/studies/none.yaml").write_text("train: {save_every: 100}\n")
+    assert "no study is named: add --configfile config/studies/NAME.yaml" in message(fresh, "none")
+    assert "demo, none, smoke" in message(fresh, "none")
+
+
+def test_unknown_config_key(fresh):
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study.update(evaluate_los={"window": 64}))
+    assert "unknown key `evaluate_los`; did you mean `evaluate_loss`" in message(fresh)
+
+
+def test_unknown_recipe(fresh):
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"]["cells"][0].update(methods=["gptq-w3-g61"]))
+    assert "there is no recipe `gptq-w3-g61`" in message(fresh)
+    assert "did you mean `gptq-w3-g16`" in message(fresh)
+
+
+def test_a_local_folder_with_truncated_weights(fresh, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    checkpoint = {"path": str(folder), "step": 1, "tokens": 1, "learning_rate": 0.1, "phase": "stable"}
+    run = {"source": "local", "checkpoints": [checkpoint]}
+    (fresh / "config/trajectories/own.yaml").write_text(yaml.safe_dump(run))
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"]["cells"][0].update(trajectories=["own"]))
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"]["cells"][0].update(checkpoints="all"))
+    assert f"{folder} has no weights (*.safetensors)" in message(fresh)
+    (folder / "model.safetensors").write_bytes(b"\x10\0\0\0")
+    assert "model.safetensors is truncated" in message(fresh)
+
+
+def test_an_error_is_one_line_not_a_traceback(fresh):
+    shutil.rmtree(fresh / "config/recipes")
+    output = message(fresh)
+    assert "there is no recipe" in output
+    assert "Traceback" not in output
