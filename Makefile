@@ -1,7 +1,6 @@
 # The commands that people use; README.md says what each is for.
 PYTHON ?= python3.11
 BIN := .venv/bin
-STUDY ?= demo
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
 
 .PHONY: setup demo smoke test test-full benchmark lint format lock

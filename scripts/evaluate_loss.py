@@ -8,8 +8,9 @@ import torch
 
 from scripts.lib import manifests
 from scripts.lib.corpora import load_windows, segments
+from scripts.lib.devices import pick_device
 from scripts.lib.logs import Progress, open_log
-from scripts.lib.models import load_dense, pick_device
+from scripts.lib.models import load_dense
 
 SCHEMA = {
     "window": polars.Int32,

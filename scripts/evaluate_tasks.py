@@ -20,6 +20,7 @@ METRICS = {
     "bits_per_byte": "bits_per_byte",
 }  # the harness's metrics that are averages over documents, by our names; others stay in its own results
 COLUMNS = {"task": pl.String, "metric": pl.String, "document": pl.Int32, "value": pl.Float64, "weight": pl.Float64}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
 
@@ -48,7 +49,7 @@ def evaluate_tasks(
         suite_file: config/tasks/suite-<name>.yaml, its task files beside it.
         data_root: the resources folder, to which the tasks' data files are relative.
         cell: {"trajectory", "checkpoint", "method", "suite"}.
-        settings: {"dtype": torch dtype of the weights, "threads": CPU threads of the computation}.
+        settings: {"dtype": torch dtype of the weights, "threads": CPU threads, "device": "cpu", "cuda" or "auto"}.
         results: JSON to write: status, reason, cell, settings, and the results dictionary of the harness.
         samples: parquet to write: task, metric, document, value, weight; score = sum(value * weight) / sum(weight).
 
@@ -58,6 +59,10 @@ def evaluate_tasks(
     suite, made = suites.load_suite(suite_file), manifests.read(manifest)
     harness, rows, reason = {}, [], made["reason"] if made["status"] == "refused" else None
     if reason is None:
+        os.environ |= OFFLINE
+        from scripts.lib.devices import pick_device
+
+        settings = settings | {"device": pick_device(settings["device"])}
         try:
             harness, rows = score(Path(model_folder), suite, Path(suite_file).parent, Path(data_root), **settings)
         except NotFiniteError as error:
@@ -65,13 +70,13 @@ def evaluate_tasks(
             logging.getLogger("trajquant").warning(f"refused: {reason}")
     description = {"status": "ok" if reason is None else "refused", "reason": reason, **cell}
     description["shots"] = {entry["task"]: entry["num_fewshot"] for entry in suite["tasks"]}
-    description |= {"limit": suite["limit"], "batch_size": suite["batch_size"], "device": "cpu", **settings}
+    description |= {"limit": suite["limit"], "batch_size": suite["batch_size"], **settings}
     manifests.write(results, {**description, "packages": manifests.versions(), **harness})
     _write_samples(samples, rows, description | {"reason": reason or ""})
 
 
 def score(
-    model_folder: Path, suite: dict, tasks_folder: Path, data_root: Path, dtype: str, threads: int
+    model_folder: Path, suite: dict, tasks_folder: Path, data_root: Path, dtype: str, threads: int, device: str = "cpu"
 ) -> tuple[dict, list[tuple]]:
     """Run the harness on one model.
 
@@ -88,7 +93,7 @@ def score(
     """
     fields = suites.load_tasks(suite, tasks_folder)
     _check_documents(fields, data_root)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= OFFLINE
     import lm_eval
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -98,7 +103,7 @@ def score(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="trajquant-tasks-") as cache:
         tasks = _build_tasks(suite, tasks_folder, fields, data_root, cache)
-        model, tokenizer = load_dense(model_folder, dtype), load_tokenizer(model_folder)
+        model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
         random.seed(SEED)
         torch.manual_seed(SEED)
@@ -200,7 +205,7 @@ if __name__ == "__main__":
     from scripts.lib.logs import open_log
 
     job = snakemake
-    cell = {key: job.params[key] for key in ("trajectory", "checkpoint", "method", "suite")}
+    cell = {key: job.wildcards[key] for key in ("trajectory", "checkpoint", "method", "suite")}
     open_log(job.log[0], "evaluate_tasks " + "/".join(cell.values()))
     evaluate_tasks(
         manifest=job.input.manifest,
@@ -208,7 +213,7 @@ if __name__ == "__main__":
         suite_file=job.input.suite,
         data_root=job.params.data_root,
         cell=cell,
-        settings={"dtype": job.params.dtype, "threads": job.params.threads},
+        settings={name: job.params[name] for name in ("dtype", "threads", "device")},
         results=job.output.results,
         samples=job.output.samples,
     )

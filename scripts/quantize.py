@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 
 from scripts.lib import manifests
 from scripts.lib.corpora import load_windows
+from scripts.lib.devices import pick_device
 from scripts.lib.logs import open_log
-from scripts.lib.models import load_dense, load_tokenizer, pick_device
+from scripts.lib.models import load_dense, load_tokenizer
 from scripts.quantizers import Refused, load_quantizer
 
 TOLERANCE = 1e-3  # largest difference between reloaded and in-memory weights, relative to a layer's largest weight
@@ -38,7 +39,9 @@ def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray | None, o
             result = library(model_folder, recipe, calibration, scratch, device)
             load_tokenizer(model_folder).save_pretrained(scratch)
             done = time.monotonic()
-            layers = check_reload(model_folder, scratch, result.pop("dense"))
+            dense = result.pop("dense")
+            check_grid(dense, result["bits"], result["group_size"], in_order=not recipe.get("desc_act"))
+            layers = check_reload(model_folder, scratch, dense)
     except Refused as refused:
         out.mkdir(parents=True, exist_ok=True)
         return {"status": "refused", "reason": str(refused)}
@@ -95,6 +98,26 @@ def check_reload(source: Path, folder: Path, dense: dict[str, torch.Tensor]) -> 
         error = torch.linalg.norm(saved - weight) / torch.linalg.norm(weight)
         layers.append({"name": layer, "shape": list(weight.shape), "relative_error": float(error)})
     return layers
+
+
+def check_grid(dense: dict[str, torch.Tensor], bits: int, group_size: int, in_order: bool) -> None:
+    """Check that quantized weights lie on the grid that they claim: at most 2^bits values a group.
+
+    Args:
+        dense: weights [out, in] by layer.
+        group_size: consecutive weights along a row that share a scale (bitsandbytes counts on across rows).
+        in_order: whether groups are consecutive columns; if columns were reordered the check is not possible.
+
+    Raises:
+        Refused: a group has more values; the message names the layer.
+    """
+    for name, weight in dense.items() if in_order else ():
+        if weight.numel() % group_size:
+            raise Refused(f"group_size {group_size} does not divide the {weight.numel()} weights of {name}")
+        values = weight.reshape(-1, group_size).sort(dim=1).values
+        count = int((values.diff(dim=1) != 0).sum(dim=1).max()) + 1
+        if count > 2**bits:
+            raise Refused(f"{name} has {count} different weights in a group; {bits} bits allow {2**bits}")
 
 
 def total_error(layers: list[dict]) -> float:

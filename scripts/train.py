@@ -20,6 +20,7 @@ from transformers import (
 
 from scripts.lib import schedules
 from scripts.lib.corpora import load_windows
+from scripts.lib.devices import pick_device
 from scripts.lib.logs import Progress, open_log
 from scripts.lib.manifests import link_tree, staged_folder
 
@@ -37,6 +38,7 @@ def train(
     state: Path,
     out: Path,
     threads: int,
+    device: str,
     save_every: int,
 ) -> None:
     """Train one link and write its folder.
@@ -56,6 +58,7 @@ def train(
         state: folder for the job's own resumption, outside the outputs.
         out: the link's folder, made whole or not at all.
         threads: torch threads; part of the numbers, because it changes the order of sums.
+        device: "cpu", "cuda" or "auto".
         save_every: steps between the job's own checkpoints.
 
     Raises:
@@ -74,7 +77,7 @@ def train(
     keeper = KeepSteps(run["schedule"], link, state / "kept", text)
     trainer = Trainer(
         model=model,
-        args=_arguments(run, link, state / "trainer", save_every),
+        args=_arguments(run, link, state / "trainer", save_every, pick_device(device)),
         train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run["seed"]),
         data_collator=_stack,
         callbacks=[keeper, FollowSchedule(run["schedule"]), MarkComplete()],
@@ -174,7 +177,7 @@ def training_log(history: list[dict], schedule: dict, start: int) -> polars.Data
     return polars.DataFrame(columns | {"learning_rate": rates}).cast(floats)
 
 
-def _arguments(run: dict, link: dict, folder: Path, save_every: int) -> TrainingArguments:
+def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str) -> TrainingArguments:
     optimizer = run["optimizer"]
     micro = run["micro_batch_size"] or run["batch_size"]
     return TrainingArguments(
@@ -190,11 +193,11 @@ def _arguments(run: dict, link: dict, folder: Path, save_every: int) -> Training
         adam_epsilon=optimizer["epsilon"],
         max_grad_norm=optimizer["gradient_clip"],
         bf16=run["precision"] == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device == "cpu",
         seed=run["seed"],
         train_sampling_strategy="sequential",
         dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device == "cuda",
         save_strategy="steps",
         save_steps=save_every,
         save_total_limit=2,
@@ -247,5 +250,6 @@ if __name__ == "__main__":
         Path(snakemake.params.state),
         Path(snakemake.output[0]),
         snakemake.params.threads,
+        snakemake.params.device,
         snakemake.params.save_every,
     )

@@ -1,5 +1,6 @@
 """Loading models: every format, quantized or not, comes back as one dense Hugging Face model in a declared dtype."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -39,19 +40,6 @@ def dequantize_layers(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight.float().cpu().contiguous() for name, weight in weights.items() if weight is not None}
 
 
-def pick_device(device: str) -> str:
-    """ "cpu" or "cuda" for a config's device; "auto" means a GPU where there is one.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("compute.device is `cuda`, but torch sees no GPU here; set it to `auto` or `cpu`")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
 def load_tokenizer(folder: Path | str):
     """Load the tokenizer of a model folder, from local files only."""
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -88,10 +76,21 @@ def _dequantized(module: nn.Module) -> torch.Tensor | None:
     if hasattr(module, "dequantize_weight"):
         return module.dequantize_weight().T
     if type(module).__module__.startswith("bitsandbytes") and hasattr(module.weight, "quant_state"):
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(module.weight.data, module.weight.quant_state)
+        return _dequantized_4bit(module.weight.data, module.weight.quant_state)
     return None
+
+
+def _dequantized_4bit(data: torch.Tensor, state) -> torch.Tensor:
+    """Dense weight of bitsandbytes' 4-bit data, dequantized block by block.
+
+    Its CPU kernel (0.50.2) starts a new block with each row and so returns wrong weights, without an error, where the
+    block size does not divide the rows' length (width 96 and blocks of 64, say). One block a row is right for both.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    blocks = copy.copy(state)
+    blocks.shape = torch.Size((state.shape.numel() // state.blocksize, state.blocksize))
+    return dequantize_4bit(data, blocks).reshape(state.shape)
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> nn.Linear:

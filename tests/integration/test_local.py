@@ -1,4 +1,4 @@
-"""A user's own checkpoints, one of them broken: the good ones are measured, the bad one is listed, the report renders."""
+"""A user's own checkpoints, one of them broken: good ones are measured, the bad one is listed, the report renders."""
 
 import shutil
 

@@ -14,7 +14,7 @@ from tests.unit.test_task_documents import make, make_corpus
 
 TASKS = Path("config/tasks")
 CELL = {"trajectory": "toy", "checkpoint": "step-1", "method": "none", "suite": "toy"}
-SETTINGS = {"dtype": "float32", "threads": 1}
+SETTINGS = {"dtype": "float32", "threads": 1, "device": "cpu"}
 OURS = {"acc": "accuracy", "acc_norm": "accuracy_norm", "bits_per_byte": "bits_per_byte"}
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bitsandbytes.functional import quantize_4bit
 from safetensors.torch import load_file, save_file
 
-from scripts.lib.models import block_linears, load_dense
-from scripts.quantize import check_reload, draw_calibration, quantize
+from scripts.lib.models import _dequantized_4bit, block_linears, load_dense
+from scripts.quantize import check_grid, check_reload, draw_calibration, quantize
 from scripts.quantizers import LIBRARIES, Refused, load_quantizer
 from scripts.quantizers.rtn import round_to_nearest
 
@@ -135,6 +136,29 @@ def test_calibration_is_drawn_by_its_seed(token_stream):
     assert not np.array_equal(once, draw_calibration(token_stream, settings | {"seed": 4}))
     with pytest.raises(ValueError, match="asks for 100000"):
         draw_calibration(token_stream, settings | {"samples": 100_000})
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (128, 96), (96, 96), (32, 64)])
+@pytest.mark.parametrize("double", [False, True])
+def test_nf4_dequantizes_right_at_every_width(shape, double):
+    """bitsandbytes' own CPU kernel is wrong where 64 does not divide the width; ours must not be."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    data, state = quantize_4bit(weight.clone(), quant_type="nf4", blocksize=64, compress_statistics=double)
+    blocks = weight.reshape(-1, 64)
+    scale = blocks.abs().amax(dim=1, keepdim=True)
+    expected = state.code[((blocks / scale).unsqueeze(-1) - state.code).abs().argmin(-1)] * scale
+    found = _dequantized_4bit(data, state).reshape(-1, 64)
+    assert torch.allclose(found, expected, atol=0.02 if double else 1e-6)
+
+
+def test_too_many_levels_are_caught():
+    weight = round_to_nearest(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)), 3, 16, True)
+    check_grid({"layer": weight}, 3, 16, in_order=True)
+    check_grid({"layer": weight[:, torch.randperm(64)]}, 3, 16, in_order=False)
+    with pytest.raises(Refused, match="layer has"):
+        check_grid({"layer": weight}, 2, 16, in_order=True)
+    with pytest.raises(Refused, match="layer has"):
+        check_grid({"layer": weight}, 3, 32, in_order=True)
 
 
 def test_every_library_of_a_recipe_exists():

@@ -119,7 +119,11 @@ def test_includes_are_merged_and_listed_with_function_code(tmp_path):
 
 def test_data_files_are_below_the_root_unless_absolute():
     fields = TASK | {"dataset_kwargs": {"data_files": {"test": ["a.jsonl", "/elsewhere/b.jsonl"], "train": "c.jsonl"}}}
-    assert suites.document_files({"toy": fields}, "/root") == ["/root/a.jsonl", "/elsewhere/b.jsonl", "/root/c.jsonl"]
+    assert suites.document_files({"toy": fields}, "/nowhere") == [
+        "/root/a.jsonl",
+        "/elsewhere/b.jsonl",
+        "/root/c.jsonl",
+    ]
 
 
 def test_known_names_are_those_of_the_installed_harness():

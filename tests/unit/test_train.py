@@ -35,7 +35,7 @@ def link(tmp_path, token_stream, tiny_tokenizer):
         manifests.write(tmp_path / f"{name}.json", {"run": run, "start": start})
         span = {"start": start, "end": end, "keep": keep, "restart": restart}
         arguments = (run, span, token_stream, tmp_path / "tokenizer", parent, tmp_path / f"{name}.json")
-        train(*arguments, tmp_path / "state" / name, tmp_path / name, threads=1, save_every=3)
+        train(*arguments, tmp_path / "state" / name, tmp_path / name, threads=1, device="cpu", save_every=3)
         return tmp_path / name
 
     return run_link

@@ -273,5 +273,10 @@ def quantized_weights(path):
 
 def table_files():
     """Both files of each table, by the names that tabulate gives them."""
-    kinds = [(table, ending) for table in TABLES for ending in ("parquet", "csv")]
-    return {f"{table}_{ending}": f"{RESULTS}/tables/{{study}}/{table}.{ending}" for table, ending in kinds}
+    files = {}
+    for table in TABLES:
+        path = f"{RESULTS}/tables/{{study}}/{table}"
+        caption = f"../../reports/captions/{table}.rst"
+        files[f"{table}_parquet"] = f"{path}.parquet"
+        files[f"{table}_csv"] = report(f"{path}.csv", caption=caption, category="Tables", labels={"table": table})
+    return files

@@ -21,11 +21,9 @@ rule evaluate_loss:
         ENV
     threads: THREADS
     params:
+        **config["evaluate_loss"],
         threads=THREADS,
         device=DEVICE,
         dtype=DTYPE,
-        window=config["evaluate_loss"]["window"],
-        windows=config["evaluate_loss"]["windows"],
-        batch_size=config["evaluate_loss"]["batch_size"],
     script:
         "../../scripts/evaluate_loss.py"

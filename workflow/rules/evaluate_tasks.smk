@@ -42,10 +42,6 @@ rule evaluate_tasks:
         ENV
     threads: THREADS
     params:
-        trajectory="{trajectory}",
-        checkpoint="{checkpoint}",
-        method="{method}",
-        suite="{suite}",
         threads=THREADS,
         device=DEVICE,
         dtype=DTYPE,

@@ -1,4 +1,4 @@
-# tabulate: everything that was measured for a study, as four tables.
+# tabulate: everything that was measured for a study, as five tables.
 
 
 rule tabulate:

@@ -45,6 +45,7 @@ rule train:
         run=run_of,
         link=link_span,
         threads=THREADS,
+        device=DEVICE,
         save_every=config["train"]["save_every"],
         state=f"{RESOURCES}/state/{{trajectory}}/{{link}}",
     script:

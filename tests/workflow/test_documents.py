@@ -1,0 +1,258 @@
+"""README.md and config/README.md are true: what they name exists, what they show is valid, what they command runs."""
+
+import json
+import re
+import shlex
+import struct
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.lib.config import read_yaml, validate
+from tests.tools import ROOT, copy_tree
+
+DOCUMENTS = ("README.md", "config/README.md")
+SECTIONS = {
+    "config": "Settings",
+    "study": "Studies",
+    "trajectory": "Trajectories",
+    "recipe": "Recipes",
+    "suite": "Suites and tasks",
+}
+KINDS = {"trajectories": "trajectory", "recipes": "recipe", "tasks": "suite"}
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text()
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(document), re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The text of config/README.md below the heading that begins so."""
+    return next(part for part in read("config/README.md").split("\n## ") if part.startswith(title))
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all table rows but the headings'."""
+    tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for table in tables for line in table.splitlines()]
+
+
+def quoted(text: str) -> set[str]:
+    """What stands in backticks outside of fenced blocks, whole and cut into words."""
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    return {word for span in spans for word in [span, *re.findall(r"[\w-]+", span)]}
+
+
+def schema(kind: str) -> dict:
+    return read_yaml(ROOT / f"workflow/schemas/{kind}.schema.yaml")
+
+
+def properties(node) -> dict[str, list[dict]]:
+    """Every key that a schema knows at any depth, with its descriptions."""
+    found = {}
+    if isinstance(node, dict):
+        own = node.get("properties", {})
+        for name, content in own.items():
+            found.setdefault(name, []).append(content)
+        for inner in [*own.values(), *(value for key, value in node.items() if key != "properties")]:
+            for name, contents in properties(inner).items():
+                found.setdefault(name, []).extend(contents)
+    elif isinstance(node, list):
+        for item in node:
+            for name, contents in properties(item).items():
+                found.setdefault(name, []).extend(contents)
+    return found
+
+
+def leaves(node: dict, path: tuple = ()) -> dict[str, object]:
+    """Dotted keys of a nested mapping with their values."""
+    found = {}
+    for key, value in node.items():
+        found |= leaves(value, (*path, key)) if isinstance(value, dict) else {".".join((*path, key)): value}
+    return found
+
+
+# --- config/README.md explains every key, and no other ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_key_of_a_schema_is_explained(kind):
+    missing = properties(schema(kind)).keys() - quoted(section(SECTIONS[kind]))
+    assert not missing, f"config/README.md, section {SECTIONS[kind]}: add {sorted(missing)}"
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_allowed_word_is_named(kind):
+    contents = [content for known in properties(schema(kind)).values() for content in known]
+    words = {value for content in contents for value in content.get("enum", []) if isinstance(value, str)}
+    missing = words - quoted(section(SECTIONS[kind]))
+    assert not missing, f"config/README.md, section {SECTIONS[kind]}: add {sorted(missing)}"
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_key_that_is_explained_exists(kind):
+    values = {"constant", "wsd", "cosine", "linear"}  # the table of schedules begins with their names
+    known = {*properties(schema(kind)), *values, "study"}
+    for key in {span for row in rows(section(SECTIONS[kind])) for span in re.findall(r"`([^`]+)`", row[0])}:
+        assert set(key.split(".")) <= known, f"config/README.md, section {SECTIONS[kind]}: there is no key `{key}`"
+
+
+def test_the_defaults_are_those_of_the_default_config():
+    named = ("corpus", "tokenize")  # entries by name: they are content, not settings
+    default = read_yaml(ROOT / "config/default.yaml")
+    settings = leaves({name: part for name, part in default.items() if name not in named})
+    table = [row for row in rows(section(SECTIONS["config"])) if "." in row[0]]
+    assert {row[0].strip("`"): yaml.safe_load(row[1].strip("`")) for row in table} == settings
+
+
+# --- what is shown is valid ------------------------------------------------------------------------------------------
+
+
+def named_files(document: str) -> dict[str, dict]:
+    """The YAML files that a document shows, by the path in their first line."""
+    return {re.match(r"# (\S+)\n", text)[1]: yaml.safe_load(text) for text in blocks(document, "yaml")}
+
+
+FILES = {path: content for document in DOCUMENTS for path, content in named_files(document).items()}
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_file_that_is_shown_fits_its_schema(path):
+    folder = Path(path).parent.name
+    if folder in KINDS:
+        validate(FILES[path], KINDS[folder], path)
+        return
+    config = read_yaml(ROOT / "config/default.yaml")
+    for key, value in FILES[path].items():
+        config[key] = config.get(key, {}) | value
+    validate({"study": {}} | config, "config", path)
+    if folder == "studies":
+        validate(config["study"], "study", path)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", read(document)):
+        assert target.startswith("https://") or (ROOT / document).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_named_exist(document):
+    tops = r"(?:config|envs|reports|scripts|tests|workflow)"
+    for path in re.findall(rf"`({tops}/[\w./-]+)`", read(document)):
+        variable = any(word in Path(path).name for word in ("NAME", "TASK", "suite-X"))
+        assert variable or path in FILES or (ROOT / path).exists(), f"{document} names {path}, which does not exist"
+
+
+# --- the stage table -------------------------------------------------------------------------------------------------
+
+
+def rules() -> dict[str, str]:
+    """Every rule with a script: its own text, by name, and the rule file's name before it."""
+    found = {}
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.MULTILINE | re.DOTALL):
+            found[name] = f"{path.name}\n{body}"
+    return found
+
+
+def test_the_stage_table_is_complete_and_true():
+    text = read("README.md").split("\n## Stages")[1].split("\n## ")[0]
+    table = [[cell.strip("`") for cell in row] for row in rows(text)]
+    assert {row[0] for row in table} == rules().keys()
+    for name, file, script, output, _ in table:
+        rule = rules()[name]
+        assert rule.startswith(f"{file}\n"), f"rule {name} is not in {file}"
+        assert f"scripts/{script}" in rule, f"rule {name} does not run {script}"
+        outputs = [rule, (ROOT / "workflow/rules/common.smk").read_text()]
+        assert any(f"}}/{output.split('/')[0]}/" in text for text in outputs), f"rule {name} writes no {output}"
+
+
+def test_every_stage_is_in_the_picture():
+    picture = blocks("README.md", "mermaid")[0]
+    assert rules().keys() - set(re.findall(r"\w+", picture)) == {"lineage", "task_documents"}
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands(program: str) -> list[str]:
+    """Commands of both documents that run a program, without their comments, each once."""
+    lines = [line for document in DOCUMENTS for block in blocks(document, "bash") for line in block.splitlines()]
+    return list(dict.fromkeys(re.sub(r"\s+# .*", "", line) for line in lines if line.startswith(f"{program} ")))
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {command.split()[1] for command in commands("make")}
+    named |= {target for document in DOCUMENTS for target in re.findall(r"`make ([\w-]+)", read(document))}
+    assert named <= targets
+    assert {"demo", "test"} <= named
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A fresh copy of the tree with the files that the documents show, and the model folders that these name."""
+    tree = copy_tree(tmp_path_factory.mktemp("documents") / "tree")
+    for path, content in FILES.items():
+        assert not (tree / path).exists(), f"a document shows {path}, which the project has; choose another name"
+        (tree / path).write_text(yaml.safe_dump(content, sort_keys=False))
+        for checkpoint in content.get("checkpoints", []):
+            write_model(tree / checkpoint["path"])
+    return tree
+
+
+def write_model(folder: Path) -> None:
+    """The smallest folder that counts as a whole model."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
+def run(tree: Path, command: str, *more: str) -> subprocess.CompletedProcess:
+    """Run a snakemake command in a tree."""
+    line = [sys.executable, "-m", *shlex.split(command), *more]
+    return subprocess.run(line, cwd=tree, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+
+SNAKEMAKE = [command for command in commands("snakemake") if not {"--report", "-n"} & set(command.split())]
+PLANNED = [command for command in SNAKEMAKE if " all_" not in command]  # test_dryruns.py plans the half-way targets
+
+
+@pytest.fixture(scope="module")
+def plans(shown):
+    """What each command prints as a dry-run; two at a time, so that the test takes seconds."""
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(lambda command: run(shown, command, "-n", "--nolock"), PLANNED)
+    return dict(zip(PLANNED, done, strict=True))
+
+
+@pytest.mark.parametrize("command", PLANNED, ids=lambda command: command.replace("workflow/profiles/", ""))
+def test_a_command_can_be_planned(plans, command):
+    done = plans[command]
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "--unlock" in command or "Job stats" in done.stdout
+
+
+def test_targets_and_options_stand_before_the_config_file():
+    rules_of_all = re.findall(r"^rule (all_\w+):", (ROOT / "Snakefile").read_text(), re.MULTILINE)
+    half_way = [re.search(r" (all_\w+) ", command) for command in SNAKEMAKE]
+    assert [match[1] for match in half_way if match] == rules_of_all
+    for command in SNAKEMAKE:
+        assert re.search(r" --configfile( config/\S+)+$", command), command
+
+
+def test_the_report_command_is_one_that_snakemake_knows(shown):
+    (command,) = [command for command in commands("snakemake") if "--report" in command]
+    done = run(shown, command, "--list-rules")
+    assert done.returncode == 0, done.stdout[-3000:]

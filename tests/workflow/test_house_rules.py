@@ -1,0 +1,143 @@
+"""House rules: what every rule, script and file of this project has in common."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tools import ROOT
+
+LONGEST_FILE = 300
+LONGEST_FUNCTION = 40  # without its docstring, which is a contract and not code
+LONGEST_RULE = 25  # without the line that names it
+ORDER = (
+    *("default_target", "input", "output", "log", "benchmark", "wildcard_constraints", "retries", "priority"),
+    *("conda", "threads", "resources", "params", "script"),
+)
+STAGES = sorted(path.stem for path in (ROOT / "scripts").glob("[!_]*.py"))
+PYTHON = sorted(path for folder in ("scripts", "reports", "tests") for path in (ROOT / folder).rglob("*.py"))
+SMK = [ROOT / "Snakefile", *sorted((ROOT / "workflow/rules").glob("*.smk"))]
+RULES = {
+    name: body
+    for path in SMK
+    for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.MULTILINE | re.DOTALL)
+}
+
+
+def directives(rule: str) -> list[str]:
+    return re.findall(r"^    (\w+):", RULES[rule], re.MULTILINE)
+
+
+def listed(name: str) -> list[str]:
+    """A list that common.smk defines."""
+    text = (ROOT / "workflow/rules/common.smk").read_text()
+    return ast.literal_eval(re.search(rf"^{name} = (\[.*?\])$", text, re.MULTILINE | re.DOTALL)[1])
+
+
+# --- scripts and rules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_script_is_used_by_a_rule_and_has_a_test(stage):
+    assert any(f'"../../scripts/{stage}.py"' in body for body in RULES.values()), f"no rule runs scripts/{stage}.py"
+    assert (ROOT / f"tests/unit/test_{stage}.py").is_file()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_short_and_in_order(rule):
+    found = directives(rule)
+    assert found == sorted(found, key=ORDER.index), f"rule {rule}: directives in the order {ORDER}"
+    length = len(RULES[rule].rstrip().splitlines())
+    assert length <= LONGEST_RULE, f"rule {rule} has {length} lines, at most {LONGEST_RULE}"
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if "script" in directives(rule)])
+def test_a_rule_has_a_log_and_an_environment(rule):
+    assert {"log", "conda", "output"} <= set(directives(rule))
+    assert f"/logs/{rule}/" in RULES[rule]
+    assert "benchmark" not in directives(rule) or f"/benchmarks/{rule}/" in RULES[rule]
+
+
+def test_rules_only_declare():
+    for rule in RULES:
+        assert not {"run", "shell"} & set(directives(rule)), f"rule {rule} computes; give it a script"
+    for path in SMK:
+        assert not re.search(r"^[^#]*\blambda\b", path.read_text(), re.MULTILINE), f"{path.name}: name that function"
+
+
+def test_every_rule_file_is_included():
+    included = re.findall(r'^include: "workflow/rules/(\S+)"$', SMK[0].read_text(), re.MULTILINE)
+    assert sorted(included) == [path.name for path in SMK[1:]]
+    assert included[0] == "common.smk"
+
+
+def test_every_figure_has_a_caption_and_a_function():
+    from scripts.plot import FIGURES
+
+    assert listed("FIGURES") == list(FIGURES)
+    for name in [*listed("FIGURES"), *listed("TABLES")]:
+        assert (ROOT / f"reports/captions/{name}.rst").read_text().strip(), name
+
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*PYTHON, *SMK], ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short(path):
+    length = len(path.read_text().splitlines())
+    assert length <= LONGEST_FILE, f"{path.relative_to(ROOT)} has {length} lines, at most {LONGEST_FILE}"
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_short(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = node.body[0] if ast.get_docstring(node) else None
+            length = node.end_lineno - node.lineno + 1
+            length -= docstring.end_lineno - docstring.lineno + 1 if docstring else 0
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines, at most {LONGEST_FUNCTION}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_scripts_say_what_they_do_and_read_no_config(stage):
+    tree = ast.parse((ROOT / f"scripts/{stage}.py").read_text())
+    assert ast.get_docstring(tree), f"scripts/{stage}.py has no docstring"
+    nodes = list(ast.walk(tree))
+    assigned = [node for node in nodes if isinstance(node, ast.Assign) and getattr(node.value, "id", "") == "snakemake"]
+    names = {"snakemake"} | {target.id for node in assigned for target in node.targets}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node.attr == "config":
+            assert getattr(node.value, "id", "") not in names, f"line {node.lineno}: take it from params"
+
+
+# --- environment and paths -------------------------------------------------------------------------------------------
+
+
+def pins(name: str) -> dict[str, str]:
+    """Version by package of a requirements file in which every line pins one."""
+    found = {}
+    for line in (ROOT / "envs" / name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[\w,-]+\])?==([A-Za-z0-9.]+)", line)
+            assert match, f"envs/{name}: `{line}` does not pin a version, or pins a local version, a hash or an address"
+            found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
+    return found
+
+
+def test_the_lock_pins_all_that_is_asked_for():
+    lock = pins("trajquant.lock")
+    assert pins("trajquant.in").items() <= lock.items()
+    assert len(lock) > 100
+
+
+def test_no_file_names_a_place_on_one_machine():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    offenders = []
+    for name in filter(None, listing.split("\0")):
+        if (ROOT / name).is_file():
+            text = Path(ROOT / name).read_bytes().decode(errors="ignore")
+            found = re.search(r"(?<![\w.:/-])/(?:work|root|opt)\b", text)
+            offenders += [f"{name}: {text[found.start() : found.start() + 40]!r}"] if found else []
+    assert not offenders, offenders
