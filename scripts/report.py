@@ -28,7 +28,7 @@ def report(
         study, title: name of the study and title of the page.
         tables: parquet files of tabulate; the stem of each is the table's name.
         figures: SVG files in the order in which they are shown; stems are names.
-        captions: reStructuredText captions, one per figure and table; stems are names.
+        captions: reStructuredText captions, `figure` for all figures and one a table; stems are names.
         manifests: manifests of checkpoints and quantized cells.
         template: notebook in jupytext's percent form.
         page: Jinja template of the HTML around the notebook.
@@ -43,7 +43,10 @@ def report(
         "title": title,
         "tables": _by_stem(tables),
         "figures": _by_stem(figures),
-        "captions": {path.stem: caption(path, study) for path in captions},
+        "captions": {
+            **{path.stem: caption(path, study) for path in captions if path.stem != "figure"},
+            **{path.stem: caption(_only(captions, "figure"), study, path.stem) for path in figures},
+        },
         "manifests": [str(path.resolve()) for path in manifests],
         "citation": str(citation.resolve()),
     }
@@ -52,12 +55,16 @@ def report(
     output.write_text(_in_page(body, title, page))
 
 
-def caption(path: Path, study: str) -> str:
-    """A caption's text, with `snakemake.wildcards.study` filled in as Snakemake's own report does."""
+def caption(path: Path, study: str, figure: str | None = None) -> str:
+    """A caption's text, with `snakemake.wildcards` filled in as Snakemake's own report does."""
     import jinja2
 
-    job = SimpleNamespace(wildcards=SimpleNamespace(study=study))
+    job = SimpleNamespace(wildcards=SimpleNamespace(study=study, figure=figure))
     return jinja2.Template(path.read_text()).render(snakemake=job).strip()
+
+
+def _only(paths: list[Path], stem: str) -> Path:
+    return next(path for path in paths if path.stem == stem)
 
 
 def _by_stem(paths: list[Path]) -> dict[str, str]:

@@ -11,12 +11,12 @@ from tests.tools import edit, measurements, snakemake
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 KiB that a test can enlarge."""
+    """A file system of 200 KiB that a test can enlarge."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 

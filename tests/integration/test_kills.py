@@ -26,14 +26,15 @@ STUDY = {
         ],
     }
 }
-# What each job prints once it is in the midst of its work, past its imports.
-IN_THE_MIDDLE = {
-    "train": "Writing model shards",
-    "quantize": "Loading weights",
-    "evaluate_loss": "Loading weights",
-    "evaluate_tasks": "Loading weights",
+CELL = "smoke-cooldown/step-40"
+# For each stage what to ask for, and what its job prints once it is in the midst of its work, past its imports.
+STAGES = {
+    "train": (f"resources/checkpoints/{CELL}/manifest.json", "Writing model shards"),
+    "quantize": (f"results/quantized/{CELL}/nf4/manifest.json", "Loading weights"),
+    "evaluate_loss": (f"results/evaluated/{CELL}/nf4/loss-smoke.parquet", "Loading weights"),
+    "evaluate_tasks": (f"results/evaluated/{CELL}/nf4/tasks-smoke.parquet", "Loading weights"),
 }
-TARGET = "results/tables/killed/measurements.parquet"
+TABLE = "results/tables/killed/measurements.parquet"
 
 
 def write_study(tree: Path) -> None:
@@ -44,13 +45,14 @@ def write_study(tree: Path) -> None:
 
 def kill_one_job(tree: Path, rule: str) -> None:
     """Start the workflow, wait until a job of a rule is in the middle of its work, and kill -9 that job's process."""
+    target, working = STAGES[rule]
     run = subprocess.Popen(
-        command("killed", TARGET), cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command("killed", target), cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     logs = tree / "results/logs" / rule
     try:
         for _ in range(3000):
-            busy = [path for path in logs.rglob("*.log") if IN_THE_MIDDLE[rule] in path.read_text()]
+            busy = [path for path in logs.rglob("*.log") if working in path.read_text()]
             jobs = [job for path in busy for job in processes_with(path)]
             if jobs:
                 os.kill(jobs[0], signal.SIGKILL)
@@ -80,11 +82,11 @@ def processes_with(log: Path) -> list[int]:
 
 def test_measurements_survive_a_kill_in_every_stage(finished, tree, tmp_path):
     write_study(tree)
-    snakemake(tree, "killed", TARGET)
+    snakemake(tree, "killed", TABLE)
     disturbed = copy_tree(tmp_path / "disturbed")
     write_study(disturbed)
-    for rule in IN_THE_MIDDLE:
+    for rule in STAGES:
         kill_one_job(disturbed, rule)
-    snakemake(disturbed, "killed", TARGET)
+    snakemake(disturbed, "killed", TABLE)
     assert measurements(disturbed, "killed").equals(measurements(tree, "killed"))
     assert not measurements(tree, "killed").is_empty()

@@ -95,9 +95,12 @@ def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((REPORTS / "captions").glob("*.rst")), ids=lambda path: path.stem)
 def test_captions_name_the_study(path):
-    assert "study demo" in caption(path, "demo")
+    for figure in FIGURES:
+        assert "study demo" in caption(path, "demo", figure)
 
 
 def test_every_figure_and_table_has_a_caption():
     names = {path.stem for path in (REPORTS / "captions").glob("*.rst")}
-    assert names == {*FIGURES, "checkpoints", "measurements", "contrasts", "missing", "costs", "report"}
+    assert names == {"figure", "checkpoints", "measurements", "contrasts", "missing", "costs", "report"}
+    texts = {caption(REPORTS / "captions/figure.rst", "demo", figure) for figure in FIGURES}
+    assert len(texts) == len(FIGURES)

@@ -1,6 +1,7 @@
 # Helpers of the rules: paths, wildcards, and what each rule asks of the plan.
 # The plan itself, with all checks of what the user wrote, is scripts/lib/plan.py.
 
+import os
 import re
 import sys
 
@@ -121,10 +122,15 @@ def link_span(wildcards):
     return {key: value for key, value in link_of(wildcards).items() if key != "parent"}
 
 
-def unless_forced(path):
-    """A link's folder as an input that only its lineage may trigger, so that keeping one more step of a finished link
-    leaves all other checkpoints alone; but if the user forces `train`, everything after it follows."""
-    return path if "train" in workflow.dag_settings.forcerun else ancient(path)
+def once_made(output, link):
+    """A link's folder as an input of something made from it.
+
+    Only the lineage triggers what is already made, so that keeping one more step of a finished link leaves all other
+    checkpoints alone (the link is trained again, to the same weights). What is not made yet has to wait for the link,
+    and so has everything if the user forces `train`.
+    """
+    made = os.path.exists(output) and "train" not in workflow.dag_settings.forcerun
+    return ancient(link) if made else link
 
 
 def link_folder(trajectory, link):
@@ -133,7 +139,7 @@ def link_folder(trajectory, link):
 
 def parent_link(wildcards):
     parent = link_of(wildcards)["parent"]
-    return unless_forced(link_folder(*parent)) if parent else []
+    return once_made(LINK.format(**wildcards), link_folder(*parent)) if parent else []
 
 
 def parent_lineage(wildcards):
@@ -143,7 +149,7 @@ def parent_lineage(wildcards):
 
 def own_link(wildcards):
     link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
-    return unless_forced(link_folder(wildcards.trajectory, link))
+    return once_made(CHECKPOINT.format(**wildcards), link_folder(wildcards.trajectory, link))
 
 
 def own_lineage(wildcards):

@@ -9,7 +9,7 @@ rule plot:
     output:
         svg=report(
             f"{RESULTS}/figures/{{study}}/{{figure}}.svg",
-            caption="../../reports/captions/{figure}.rst",
+            caption="../../reports/captions/figure.rst",
             category="Figures",
             labels={"study": "{study}", "figure": "{figure}"},
         ),

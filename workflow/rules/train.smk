@@ -1,5 +1,5 @@
 # train: controlled runs, a chain of links from restart point to restart point.
-# A link's folder is an input that does not trigger (see `unless_forced`); its lineage file triggers instead.
+# What triggers is a link's lineage file, not its folder (see `once_made` in common.smk).
 
 
 localrules:
