@@ -120,9 +120,9 @@ def test_includes_are_merged_and_listed_with_function_code(tmp_path):
 def test_data_files_are_below_the_root_unless_absolute():
     fields = TASK | {"dataset_kwargs": {"data_files": {"test": ["a.jsonl", "/elsewhere/b.jsonl"], "train": "c.jsonl"}}}
     assert suites.document_files({"toy": fields}, "/nowhere") == [
-        "/root/a.jsonl",
+        "/nowhere/a.jsonl",
         "/elsewhere/b.jsonl",
-        "/root/c.jsonl",
+        "/nowhere/c.jsonl",
     ]
 
 

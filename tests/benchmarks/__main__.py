@@ -1,0 +1,51 @@
+"""Prints the benchmark table. Run as `python -m tests.benchmarks` from the root, after `make smoke` or `make demo`."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from transformers.utils import logging
+
+from tests.benchmarks import measures
+
+
+def main() -> None:
+    """Run every measurement once and print its ratio with what bounds it."""
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tokenizer = Path("resources/tokenizers/docstrings-2048/tokenizer")
+    if not tokenizer.is_dir():
+        sys.exit(f"{tokenizer} does not exist; run `make demo` first")
+    with tempfile.TemporaryDirectory() as scratch:
+        small = measures.model_folder(Path(scratch) / "small", measures.SMALL, tokenizer)
+        larger = measures.model_folder(Path(scratch) / "larger", measures.LARGER, tokenizer)
+        show("evaluate_loss / bare forward passes, width 96", measures.loss_throughput(small, 128, 5))
+        show("evaluate_loss / bare forward passes, width 256", measures.loss_throughput(larger, 64, 5))
+        show("  bounded by: exponentials over the vocabulary (softmax, logsumexp) and argmax, besides the models")
+        show("train / bare PyTorch loop, width 96", measures.training_throughput(tokenizer, 20, 5))
+        show("  bounded by: the forward and backward passes themselves")
+        for name in ("rtn-w3-g32", "gptq-w3-g32", "nf4"):
+            recipe = yaml.safe_load(Path(f"config/recipes/{name}.yaml").read_text())
+            show(f"quantize {name}, CPU seconds", measures.quantize_overhead(small, recipe, 3))
+        show("  added: reloading source and result for the check, hashing, the tokenizer")
+    imports = measures.import_seconds(2)
+    show("imports, CPU seconds a process", imports)
+    share = measures.start_up_share(Path("results/tables/demo/costs.parquet"), imports)
+    if share:
+        for row in share["stages"]:
+            show(f"  demo, {row['stage']}: {row['len']} jobs", {"CPU": row["cpu_seconds"], "imports": row["start"]})
+        show("share of the demo's CPU time in imports", {"share": share["share"]})
+        show("  bounded by: one process a job, each importing torch and transformers anew")
+
+
+def show(title: str, numbers: dict | None = None) -> None:
+    """Print one line."""
+    values = ", ".join(f"{name} {value:.2f}" for name, value in (numbers or {}).items())
+    print(f"{title}{': ' if values else ''}{values}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The measurements: each returns a dictionary of numbers, in CPU seconds or as ratios of them."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars
+import torch
+from transformers import AutoTokenizer
+
+from scripts.evaluate_loss import evaluate_loss
+from scripts.lib import manifests
+from scripts.lib.models import load_dense
+from scripts.quantize import quantize
+from scripts.quantizers import load_quantizer
+from scripts.train import OrderedWindows, build_model, train
+
+SMALL = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+LARGER = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "num_attention_heads": 8}
+VOCABULARY, WINDOW, BATCH = 2048, 128, 32
+STAGES = {
+    "publish": "scripts.publish",
+    "train": "scripts.train",
+    "quantize": "scripts.quantize",
+    "quantize (GPTQModel)": "scripts.quantize, gptqmodel",
+    "evaluate_loss": "scripts.evaluate_loss",
+    "evaluate_tasks": "scripts.lib.models, lm_eval.models.huggingface",
+    "tabulate": "scripts.tabulate",
+    "plot": "scripts.plot",
+}
+
+
+def seconds(work) -> float:
+    """CPU seconds that a call takes, all threads together."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def model_folder(folder: Path, shape: dict, tokenizer: Path) -> Path:
+    """A random Llama of the given shape, saved with a tokenizer."""
+    torch.manual_seed(0)
+    build_model({"architecture": "llama", **shape}, VOCABULARY, WINDOW, 0).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def random_windows(count: int, vocabulary: int = VOCABULARY) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, vocabulary, size=(count, WINDOW)).astype(np.uint16)
+
+
+def loss_throughput(folder: Path, windows: int, repeats: int) -> dict:
+    """evaluate_loss's speed over that of the two bare forward passes that it needs, loading left out of both."""
+    data = random_windows(windows)
+    models = [load_dense(folder), load_dense(folder)]
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for first in range(0, windows, 16):
+                ids = torch.from_numpy(data[first : first + 16].astype(np.int64))
+                for model in models:
+                    model(input_ids=ids, use_cache=False)
+
+    def whole() -> None:
+        evaluate_loss(folder, folder, data, 16, "float32", "cpu")
+
+    def loading() -> None:
+        evaluate_loss(folder, folder, data[:0], 16, "float32", "cpu")
+
+    forward()
+    loading()
+    ratios = [seconds(forward) / (seconds(whole) - seconds(loading)) for _ in range(repeats)]
+    return {"ratio": statistics.median(ratios)}
+
+
+def training_throughput(tokenizer: Path, steps: int, repeats: int) -> dict:
+    """A link's speed over that of a bare PyTorch loop on the same model, windows and optimizer."""
+    schedule = {"name": "constant", "peak": 1e-3, "warmup": 1}
+    optimizer = {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "gradient_clip": 1.0}
+    run = {"model": {"architecture": "llama", **SMALL}, "window": WINDOW, "batch_size": BATCH, "micro_batch_size": None}
+    run |= {"optimizer": optimizer, "schedule": schedule, "seed": 1, "precision": "float32"}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, vocabulary = Path(scratch), len(AutoTokenizer.from_pretrained(tokenizer))
+        np.save(folder / "tokens.npy", random_windows(256, vocabulary).ravel())
+        manifests.write(folder / "lineage.json", {})
+
+        def link(name: str, end: int) -> float:
+            span = {"start": 0, "end": end, "keep": [end], "restart": False}
+            places = (folder / "tokens.npy", tokenizer, None, folder / "lineage.json", folder / "state", folder / name)
+            return seconds(lambda: train(run, span, *places, threads=1, device="cpu", save_every=10**6))
+
+        link("first", 1)
+        ratios = []
+        for number in range(repeats):
+            both = (
+                link(f"long-{number}", steps + 1) - link(f"short-{number}", 1),
+                bare_training(run, steps, vocabulary),
+            )
+            ratios.append(both[1] / both[0])
+    return {"ratio": statistics.median(ratios)}
+
+
+def bare_training(run: dict, steps: int, vocabulary: int) -> float:
+    """CPU seconds of a plain loop."""
+    model = build_model(run["model"], vocabulary, WINDOW, 0).train()
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    order = OrderedWindows(random_windows(256, vocabulary), BATCH * steps, 1)
+
+    def loop() -> None:
+        for step in range(steps):
+            rows = np.stack([order[step * BATCH + row] for row in range(BATCH)]).astype(np.int64)
+            ids = torch.from_numpy(rows)
+            model(input_ids=ids, labels=ids).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            adamw.step()
+            adamw.zero_grad()
+
+    return seconds(loop)
+
+
+def quantize_overhead(folder: Path, recipe: dict, repeats: int) -> dict:
+    """CPU seconds of quantize, and what of them is not the library's own call."""
+    library = load_quantizer(recipe["library"])
+    data = random_windows(32) if "calibration" in recipe else None
+    added, alone = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        places = (Path(scratch) / str(number) for number in range(10**6))
+        library(folder, recipe, data, next(places), "cpu")  # imports and first calls
+        for _ in range(repeats):
+            alone.append(seconds(lambda: library(folder, recipe, data, next(places), "cpu")))
+            added.append(seconds(lambda: quantize(folder, recipe, data, next(places), "cpu")) - alone[-1])
+    return {"library": statistics.median(alone), "added": statistics.median(added)}
+
+
+def import_seconds(repeats: int) -> dict[str, float]:
+    """CPU seconds that each stage's process spends on imports, in processes of their own."""
+    return {stage: min(child_seconds(f"import {names}") for _ in range(repeats)) for stage, names in STAGES.items()}
+
+
+def child_seconds(code: str) -> float:
+    """CPU seconds of a Python process that runs some code."""
+    program = f"{code}\nimport time\nprint('seconds', time.process_time())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return float(done.stdout.rpartition("seconds")[2])
+
+
+def start_up_share(costs: Path, imports: dict[str, float]) -> dict | None:
+    """Share of a finished study's CPU time that went into imports; None without its table `costs`."""
+    if not costs.is_file():
+        return None
+    table = polars.read_parquet(costs).filter(polars.col("rule").is_in(list(imports)))
+    gptq = polars.col("method").str.starts_with("gptq") & (polars.col("rule") == "quantize")
+    stage = polars.when(gptq).then(polars.lit("quantize (GPTQModel)")).otherwise(polars.col("rule"))
+    table = table.with_columns(stage=stage).with_columns(start=polars.col("stage").replace_strict(imports))
+    rows = table.group_by("stage").agg(polars.len(), polars.col("cpu_seconds", "start").sum()).sort("stage")
+    return {"stages": rows.to_dicts(), "share": table["start"].sum() / table["cpu_seconds"].sum()}
