@@ -20,6 +20,7 @@ SCHEMA = {
     "kl": polars.Float64,
     "agree": polars.Int32,
 }
+CHUNK = {"cpu": 2**17, "cuda": 2**26}  # logits that are compared at a time; 512 KiB fit the cache of one core
 
 
 def evaluate_loss(
@@ -48,26 +49,61 @@ def evaluate_loss(
         for first in range(0, len(windows), batch_size):
             batch = slice(first, min(first + batch_size, len(windows)))
             ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            log_total = torch.logsumexp(logits, dim=-1)
-            target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-            nll[batch] = (log_total - target).double().cpu().numpy()
-            if baseline is not None:
-                reference = baseline(input_ids=ids, use_cache=False).logits[:, :-1].float()
-                kl[batch] = divergence(reference, logits, log_total).double().cpu().numpy()
-                agree[batch] = (reference.argmax(-1) == logits.argmax(-1)).cpu().numpy()
+            logits = model(input_ids=ids, use_cache=False).logits
+            reference = baseline(input_ids=ids, use_cache=False).logits if baseline is not None else None
+            nll[batch], *compared = compare(logits, reference, ids)
+            if compared:
+                kl[batch], agree[batch] = compared
             progress.update(batch.stop)
     return nll, kl, agree
+
+
+def compare(logits: torch.Tensor, reference: torch.Tensor | None, ids: torch.Tensor) -> list[np.ndarray]:
+    """nll, kl and agree of one batch, each [n, window - 1]; only nll without a reference.
+
+    Done for a few rows of logits at a time, so that they stay in the processor's cache, and so that the float32 copy of
+    logits in half precision stays small.
+
+    Args:
+        logits, reference: of the model and of the baseline, [n, window, vocabulary], any dtype.
+        ids: the windows, [n, window].
+    """
+    rows = max(1, CHUNK[logits.device.type] // logits.shape[-1])
+    target = ids.roll(-1, dims=1)  # what each position predicts; the last one predicts nothing and is dropped below
+    tensors = [tensor.flatten(0, 1).split(rows) for tensor in (target, logits, reference) if tensor is not None]
+    columns = zip(*(compare_rows(*part) for part in zip(*tensors, strict=True)), strict=True)
+    return [torch.cat(column).view(ids.shape)[:, :-1].cpu().numpy() for column in columns]
+
+
+def compare_rows(
+    target: torch.Tensor, logits: torch.Tensor, reference: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """nll, kl, agree of rows of logits [rows, vocabulary]; only nll without a reference."""
+    logits, target = logits.float(), target[:, None]
+    nll = -torch.log_softmax(logits, dim=-1).gather(-1, target).squeeze(-1)
+    if reference is None:
+        return (nll,)
+    reference = reference.float()
+    log_total = logits.gather(-1, target).squeeze(-1) + nll
+    return nll, divergence(reference, logits, log_total), most_likely(reference) == most_likely(logits)
 
 
 def divergence(reference: torch.Tensor, logits: torch.Tensor, log_total: torch.Tensor) -> torch.Tensor:
     """KL(softmax(reference) || softmax(logits)) over the last dimension, nats; `log_total` is logits' logsumexp.
 
-    sum_v p_v (r_v - z_v) - logsumexp(r) + logsumexp(z), with p = softmax(r).
+    sum_v p_v (r_v - z_v) - logsumexp(r) + logsumexp(z), with p = softmax(r) and logsumexp(r) = max r - ln max p, which
+    costs a tenth of torch.logsumexp.
     """
     probabilities = torch.softmax(reference, dim=-1)
     mean_gap = torch.linalg.vecdot(probabilities, reference - logits)
-    return mean_gap - torch.logsumexp(reference, dim=-1) + log_total
+    return mean_gap - (reference.amax(-1) - probabilities.amax(-1).log()) + log_total
+
+
+def most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """Index of the largest value of each row, the first of equal ones; on a CPU NumPy finds it ten times as fast."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(-1))
+    return logits.argmax(-1)
 
 
 def by_segment(parts: polars.DataFrame, nll: np.ndarray, kl: np.ndarray, agree: np.ndarray) -> polars.DataFrame:
