@@ -73,8 +73,8 @@ def decoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 def _dequantized(module: nn.Module) -> torch.Tensor | None:
     """Dense weight [out, in] of a quantized linear layer of a supported library, or None for any other module."""
-    if hasattr(module, "dequantize_weight"):
-        return module.dequantize_weight().T
+    if hasattr(module, "dequantize_weight"):  # the class's own: the module's is compiled by torch, seconds for one call
+        return type(module).dequantize_weight(module).T
     if type(module).__module__.startswith("bitsandbytes") and hasattr(module.weight, "quant_state"):
         return _dequantized_4bit(module.weight.data, module.weight.quant_state)
     return None
