@@ -3,17 +3,27 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
 
-.PHONY: setup demo smoke test test-full benchmark lint format lock
+.PHONY: setup demo doctor recover clean-weights smoke test test-full benchmark lint format lock
 
 setup: .venv/done ## the environment, with pip
 
-.venv/done: envs/trajquant.lock
+.venv/done: envs/trajquant.lock envs/slurm.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement envs/trajquant.lock
+	$(BIN)/python -m pip install --quiet --no-deps --requirement envs/slurm.lock
 	touch $@
 
 demo: setup ## the demo study, to results/report/demo.html
 	$(SNAKEMAKE) --configfile config/studies/demo.yaml
+
+doctor: setup ## is this clone ready for its Slurm cluster? What to fix, a line each
+	$(BIN)/python -m scripts.commands.doctor
+
+recover: setup ## after a head process died: end what it left behind, so that the same command goes on
+	$(BIN)/python -m scripts.commands.recover
+
+clean-weights: setup ## delete the quantized weights of STUDY, once all of it is measured
+	$(BIN)/python -m scripts.commands.clean_weights $(STUDY)
 
 smoke: setup ## every stage once, very small
 	$(SNAKEMAKE) --configfile config/studies/smoke.yaml
@@ -42,5 +52,12 @@ lock: setup ## resolve envs/trajquant.in anew
 	$(BIN)/python -m pip install --quiet --upgrade --requirement envs/trajquant.in
 	echo "# Every package of .venv, pinned. Made by \`make lock\` from trajquant.in; torch without its local version, so" > envs/trajquant.lock
 	echo "# that a CPU wheel and a CUDA wheel both satisfy it." >> envs/trajquant.lock
-	$(BIN)/python -m pip freeze | sed 's/^\(torch==[0-9.]*\)+.*/\1/' >> envs/trajquant.lock
+	$(BIN)/python -m pip freeze --exclude snakemake-executor-plugin-slurm --exclude snakemake-executor-plugin-slurm-jobstep \
+	    | sed 's/^\(torch==[0-9.]*\)+.*/\1/' >> envs/trajquant.lock
+	$(MAKE) envs/trajquant.yaml
 	touch .venv/done
+
+envs/trajquant.yaml: envs/trajquant.lock ## the same pins for conda, which resolves no path to another file
+	printf '%s\n' '# The environment of every rule, for `--sdm conda`: the pins of trajquant.lock. Made by `make lock`.' \
+	    'channels: [conda-forge]' 'dependencies:' '  - python=3.11' '  - pip' '  - pip:' > $@
+	sed -n 's/^[^#].*/      - &/p' envs/trajquant.lock >> $@

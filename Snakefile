@@ -1,5 +1,6 @@
 # trajquant: at which point of its training does a language model become hard to quantize, and why?
-#   snakemake --profile workflow/profiles/local --configfile config/studies/demo.yaml
+#   snakemake --profile workflow/profiles/local --configfile config/studies/demo.yaml   (one machine)
+#   snakemake --profile slurm --configfile config/studies/demo.yaml                     (a cluster)
 # What each stage does stands in README.md; every config key in config/README.md.
 
 
@@ -7,6 +8,7 @@ configfile: "config/default.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/train.smk"
@@ -18,6 +20,9 @@ include: "workflow/rules/evaluate_tasks.smk"
 include: "workflow/rules/tabulate.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/report.smk"
+
+
+container: SITE.get("container")
 
 
 localrules:
@@ -47,3 +52,15 @@ rule all_evaluated:
     input:
         loss_tables(),
         task_tables(),
+
+
+onstart:
+    heads.claim()
+
+
+onsuccess:
+    heads.release()
+
+
+onerror:
+    heads.release()

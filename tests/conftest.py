@@ -1,4 +1,6 @@
-"""Small real models and corpora that the unit tests share."""
+"""Small real models and corpora that the unit tests share, and the smoke study, run once for real."""
+
+import shutil
 
 import numpy as np
 import polars
@@ -6,6 +8,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from tests.tools import copy_tree, snakemake
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -46,3 +50,17 @@ def token_stream(tmp_path):
     }
     polars.DataFrame(index).write_parquet(tmp_path / "stream-documents.parquet")
     return tmp_path / "stream.npy"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A tree in which the smoke study has been run to its report; not to be changed."""
+    tree = copy_tree(tmp_path_factory.mktemp("smoke") / "tree")
+    snakemake(tree, "smoke")
+    return tree
+
+
+@pytest.fixture
+def tree(finished, tmp_path):
+    """A copy of the finished tree that a test may change; times are kept, as they are on a user's disk."""
+    return shutil.copytree(finished, tmp_path / "tree", symlinks=True)

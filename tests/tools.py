@@ -36,7 +36,11 @@ def snakemake(tree: Path, study: str, *arguments: str, fails: bool = False) -> s
 
 def planned(tree: Path, study: str, *arguments: str) -> dict[str, int]:
     """Jobs by rule that a run would do."""
-    output = snakemake(tree, study, "--dry-run", *arguments)
+    return job_counts(snakemake(tree, study, "--dry-run", *arguments))
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Jobs by rule in what a dry-run printed."""
     if "Nothing to be done" in output:
         return {}
     table = output.split("Job stats:")[1].strip().splitlines()[2:]

@@ -31,6 +31,16 @@ def read_yaml(path: Path | str) -> dict:
     return content
 
 
+def ordered(content):
+    """The same content with the keys of all mappings sorted.
+
+    Snakemake compares params as text: without this, the order in which a user writes keys would decide what reruns.
+    """
+    if isinstance(content, dict):
+        return {key: ordered(content[key]) for key in sorted(content, key=str)}
+    return [ordered(value) for value in content] if isinstance(content, list) else content
+
+
 def validate(content: dict, schema: str, where: str) -> None:
     """Check a mapping against workflow/schemas/{schema}.schema.yaml.
 
@@ -59,7 +69,7 @@ def load_named(folder: Path | str, kind: str, name: str) -> dict:
             schedules.validate(content["schedule"], str(path))
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    return content
+    return ordered(content)
 
 
 def require_name(name: str, names, what: str, where: str) -> None:

@@ -1,6 +1,10 @@
-"""Which of this project's Python files a stage is made of: Snakemake does not follow imports, so they become inputs."""
+"""Which of this project's Python files a stage is made of, and what they hold: Snakemake does not follow imports.
+
+Their fingerprint is a param of the stage's rule. As inputs they would be listed, and after a pull hashed, once a job.
+"""
 
 import ast
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +27,12 @@ def closure(*names: str) -> list[str]:
             found.add(path)
             waiting.extend(imported(path))
     return sorted(found - set(SHAPES_NO_NUMBERS))
+
+
+@cache
+def fingerprint(*names: str) -> dict[str, str]:
+    """The files of `closure` with the first 12 digits of the SHA-256 of each."""
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] for path in closure(*names)}
 
 
 @cache

@@ -7,6 +7,7 @@ import numpy as np
 
 from scripts.lib import schedules, suites
 from scripts.lib.config import ConfigError, load_named, require_name, require_study, validate
+from scripts.lib.resources import Model, size_of_folder, size_of_model
 from scripts.lib.trajectories import add_trajectory
 
 BASELINE = "none"
@@ -43,7 +44,8 @@ class Plan:
     trajectories: by name, with all that they derive from; branches hold what they inherit.
     recipes: by method, without the baseline.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
-    suites: by name, the files of their tasks and of their documents (the latter below the resources folder).
+    suites: by name, the files of their tasks and of their documents (the latter below the resources folder), and their
+        limit of documents a task.
     """
 
     config: dict
@@ -116,6 +118,15 @@ class Plan:
         if tokenizer in self.config["tokenize"]:
             return self.config["tokenize"][tokenizer]
         return {"source": "model", "path": self.trajectories[tokenizer]["checkpoints"][0]["path"]}
+
+    def model(self, name: str) -> Model:
+        """Sizes of a trajectory's model; of local folders, from the headers of the first."""
+        trajectory = self.trajectories[name]
+        if trajectory["source"] == "average":
+            return self.model(trajectory["of"])
+        if trajectory["source"] == "local":
+            return size_of_folder(trajectory["checkpoints"][0]["path"])
+        return size_of_model(trajectory["model"], self.config["tokenize"][trajectory["tokenizer"]])
 
     def describe(self, name: str, step: int) -> dict:
         """One row of the `checkpoints` table, as far as the config tells it."""
@@ -193,6 +204,7 @@ def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     plan.suites[name] = {"tasks": suites.task_files(suite, folder), "documents": suites.document_files(tasks, "")}
+    plan.suites[name]["limit"] = suite["limit"]
 
 
 def _add_cells(plan: Plan, block: dict, methods: list[str], where: str) -> None:

@@ -97,6 +97,20 @@ def test_an_unrelated_pull_reruns_nothing(tree):
     assert planned(tree, "smoke") == {}
 
 
+def reverse(content):
+    """Turn the order of a mapping's keys round, and of all mappings in it."""
+    for key in list(content)[::-1]:
+        value = content[key] = content.pop(key)
+        if isinstance(value, dict):
+            reverse(value)
+
+
+def test_the_order_of_keys_reruns_nothing(tree):
+    for name in (STUDY, RUN, "config/trajectories/smoke-cooldown.yaml", "config/default.yaml"):
+        edit(tree / name, reverse)
+    assert planned(tree, "smoke") == {}
+
+
 def test_touching_manifests_and_weights_reruns_nothing(tree):
     for path in [*tree.glob("resources/**/*"), *tree.glob("results/quantized/**/*")]:
         if path.name in ("manifest.json", "model.safetensors", ".snakemake_timestamp") or path.is_dir():

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.tools import ROOT
 
@@ -132,6 +133,14 @@ def test_the_lock_pins_all_that_is_asked_for():
     lock = pins("trajquant.lock")
     assert pins("trajquant.in").items() <= lock.items()
     assert len(lock) > 100
+
+
+def test_conda_gets_the_pins_of_the_lock():
+    environment = yaml.safe_load((ROOT / "envs/trajquant.yaml").read_text())
+    python, _, pip = environment["dependencies"]
+    locked = [line for line in (ROOT / "envs/trajquant.lock").read_text().splitlines() if not line.startswith("#")]
+    assert pip == {"pip": locked}
+    assert python == "python=" + re.search(r">=([\d.]+)", (ROOT / "pyproject.toml").read_text())[1]
 
 
 def test_no_file_names_a_place_on_one_machine():

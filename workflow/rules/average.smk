@@ -5,7 +5,6 @@ rule average:
     input:
         manifests=members("manifest.json"),
         models=members("model"),
-        code=closure("average"),
     output:
         model=directory(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
@@ -18,8 +17,11 @@ rule average:
     conda:
         ENV
     threads: THREADS
+    resources:
+        **asks("average"),
     params:
         circumstances=circumstances,
         threads=THREADS,
+        code=fingerprint("average"),
     script:
         "../../scripts/average.py"

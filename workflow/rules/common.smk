@@ -1,19 +1,29 @@
 # Helpers of the rules: paths, wildcards, and what each rule asks of the plan.
 # The plan itself, with all checks of what the user wrote, is scripts/lib/plan.py.
 
+import gc
 import os
 import re
 import sys
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
-from scripts.lib.config import ConfigError
+from scripts.lib import heads
+from scripts.lib.config import ConfigError, ordered
 from scripts.lib.folders import weight_files
-from scripts.lib.imports import closure
+from scripts.lib.imports import fingerprint
 from scripts.lib.plan import BASELINE, make_plan
 
+gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
+if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+elif workflow.is_main_process and (head := heads.holder()) and heads.is_alive(head):
+    logger.warning(f"A run is going on in this folder: {heads.describe(head)}. Only look meanwhile (-n --nolock).")
+
+config.update(ordered(config))
 try:
     PLAN = make_plan(config)
 except ConfigError as error:
@@ -215,7 +225,7 @@ def members(name):
 
 def quantizer_code(wildcards):
     library = PLAN.recipes[wildcards.method]["library"]
-    return closure("quantize", f"quantizers/{library}")
+    return fingerprint("quantize", f"quantizers/{library}")
 
 
 def calibration_tokens(kind):

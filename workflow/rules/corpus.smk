@@ -1,9 +1,11 @@
 # corpus: documents from packages, files or a hub; near-duplicates removed; split by a hash of the document.
 
 
+localrules:
+    corpus,
+
+
 rule corpus:
-    input:
-        code=closure("corpus"),
     output:
         train=f"{RESOURCES}/corpora/{{corpus}}/train.parquet",
         validation=f"{RESOURCES}/corpora/{{corpus}}/validation.parquet",
@@ -18,5 +20,6 @@ rule corpus:
     params:
         corpus="{corpus}",
         definition=lookup(dpath="corpus/{corpus}", within=config),
+        code=fingerprint("corpus"),
     script:
         "../../scripts/corpus.py"

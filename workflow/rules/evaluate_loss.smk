@@ -10,7 +10,6 @@ rule evaluate_loss:
         tokens_manifest=validation_tokens("manifest"),
         tokens=validation_tokens("tokens"),
         documents=validation_tokens("documents"),
-        code=closure("evaluate_loss"),
     output:
         f"{EVALUATED}/loss-{{corpus}}.parquet",
     log:
@@ -20,10 +19,14 @@ rule evaluate_loss:
     conda:
         ENV
     threads: THREADS
+    resources:
+        **asks("evaluate_loss"),
+        **GPU,
     params:
         **config["evaluate_loss"],
         threads=THREADS,
         device=DEVICE,
         dtype=DTYPE,
+        code=fingerprint("evaluate_loss"),
     script:
         "../../scripts/evaluate_loss.py"

@@ -1,11 +1,14 @@
 # evaluate_tasks: lm-eval on one cell; the local tasks' documents are made from a corpus's validation split.
 
 
+localrules:
+    task_documents,
+
+
 rule task_documents:
     input:
         corpus=f"{RESOURCES}/corpora/{{corpus}}/manifest.json",
         text=ancient(f"{RESOURCES}/corpora/{{corpus}}/validation.parquet"),
-        code=closure("task_documents"),
     output:
         choice=f"{RESOURCES}/tasks/{{corpus}}/choice.jsonl",
         cloze=f"{RESOURCES}/tasks/{{corpus}}/cloze.jsonl",
@@ -19,6 +22,7 @@ rule task_documents:
         corpus="{corpus}",
         documents=config["evaluate_tasks"]["documents"],
         seed=config["evaluate_tasks"]["seed"],
+        code=fingerprint("task_documents"),
     script:
         "../../scripts/task_documents.py"
 
@@ -30,7 +34,6 @@ rule evaluate_tasks:
         suite="config/tasks/suite-{suite}.yaml",
         tasks=suite_tasks,
         documents=suite_documents,
-        code=closure("evaluate_tasks"),
     output:
         results=f"{EVALUATED}/tasks-{{suite}}.json",
         samples=f"{EVALUATED}/tasks-{{suite}}.parquet",
@@ -41,10 +44,14 @@ rule evaluate_tasks:
     conda:
         ENV
     threads: THREADS
+    resources:
+        **asks("evaluate_tasks"),
+        **GPU,
     params:
         threads=THREADS,
         device=DEVICE,
         dtype=DTYPE,
         data_root=RESOURCES,
+        code=fingerprint("evaluate_tasks"),
     script:
         "../../scripts/evaluate_tasks.py"

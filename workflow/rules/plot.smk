@@ -1,11 +1,14 @@
 # plot: one figure a job, from the tables alone.
 
 
+localrules:
+    plot,
+
+
 rule plot:
     input:
         measurements=f"{RESULTS}/tables/{{study}}/measurements.parquet",
         checkpoints=f"{RESULTS}/tables/{{study}}/checkpoints.parquet",
-        code=closure("plot"),
     output:
         svg=report(
             f"{RESULTS}/figures/{{study}}/{{figure}}.svg",
@@ -21,5 +24,6 @@ rule plot:
     params:
         figure="{figure}",
         schedules=PLAN.schedules(),
+        code=fingerprint("plot"),
     script:
         "../../scripts/plot.py"

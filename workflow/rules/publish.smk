@@ -5,7 +5,6 @@ rule publish:
     input:
         lineage=own_lineage,
         run=own_link,
-        code=closure("publish"),
     output:
         model=directory(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
@@ -15,8 +14,11 @@ rule publish:
         trajectory=any_of(PLAN.by_source("train")),
     conda:
         ENV
+    resources:
+        **asks("publish"),
     params:
         circumstances=circumstances,
+        code=fingerprint("publish"),
     script:
         "../../scripts/publish.py"
 
@@ -24,7 +26,6 @@ rule publish:
 rule publish_local:
     input:
         weights=local_weights,
-        code=closure("publish"),
     output:
         model=directory(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
@@ -34,8 +35,11 @@ rule publish_local:
         trajectory=any_of(PLAN.by_source("local")),
     conda:
         ENV
+    resources:
+        **asks("publish"),
     params:
         path=local_folder,
         circumstances=circumstances,
+        code=fingerprint("publish"),
     script:
         "../../scripts/publish.py"

@@ -8,7 +8,6 @@ rule quantize:
         recipe="config/recipes/{method}.yaml",
         tokens_manifest=calibration_tokens("manifest"),
         tokens=calibration_tokens("tokens"),
-        code=quantizer_code,
     output:
         model=quantized_weights(f"{QUANTIZED}/model"),
         manifest=f"{QUANTIZED}/manifest.json",
@@ -21,8 +20,12 @@ rule quantize:
     conda:
         ENV
     threads: THREADS
+    resources:
+        **asks("quantize"),
+        **GPU,
     params:
         threads=THREADS,
         device=DEVICE,
+        code=quantizer_code,
     script:
         "../../scripts/quantize.py"

@@ -1,6 +1,10 @@
 # report: tables and figures as one self-contained HTML file.
 
 
+localrules:
+    report,
+
+
 rule report:
     input:
         tables=[f"{RESULTS}/tables/{{study}}/{table}.parquet" for table in TABLES],
@@ -10,7 +14,6 @@ rule report:
         template="reports/report.py",
         page="reports/page.html",
         citation="CITATION.cff",
-        code=closure("report", "lib/pages"),
     output:
         report(
             f"{RESULTS}/report/{{study}}.html",
@@ -24,5 +27,6 @@ rule report:
         ENV
     params:
         title=config["study"]["title"],
+        code=fingerprint("report", "lib/pages"),
     script:
         "../../scripts/report.py"

@@ -7,18 +7,20 @@ rule tabulate:
         quantized=quantized_manifests(),
         losses=loss_tables(),
         tasks=task_tables(),
-        code=closure("tabulate"),
     output:
         **table_files(),
     log:
         f"{RESULTS}/logs/tabulate/{{study}}.log",
     conda:
         ENV
+    resources:
+        **asks("tabulate"),
     params:
         study="{study}",
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
         seed=config["tabulate"]["seed"],
+        code=fingerprint("tabulate"),
     script:
         "../../scripts/tabulate.py"

@@ -5,7 +5,6 @@ rule tokenizer:
     input:
         corpus=tokenizer_corpus,
         text=tokenizer_text,
-        code=closure("tokenizer"),
     output:
         tokenizer=directory(f"{RESOURCES}/tokenizers/{{tokenizer}}/tokenizer"),
         manifest=f"{RESOURCES}/tokenizers/{{tokenizer}}/manifest.json",
@@ -15,9 +14,12 @@ rule tokenizer:
         f"{RESULTS}/benchmarks/tokenizer/{{tokenizer}}.tsv"
     conda:
         ENV
+    resources:
+        **asks("tokenizer"),
     params:
         tokenizer="{tokenizer}",
         definition=tokenizer_definition,
+        code=fingerprint("tokenizer"),
     script:
         "../../scripts/tokenizer.py"
 
@@ -28,7 +30,6 @@ rule tokenize:
         text=ancient(f"{RESOURCES}/corpora/{{corpus}}/{{split}}.parquet"),
         manifest=f"{RESOURCES}/tokenizers/{{tokenizer}}/manifest.json",
         tokenizer=ancient(f"{RESOURCES}/tokenizers/{{tokenizer}}/tokenizer"),
-        code=closure("tokenize"),
     output:
         tokens=f"{TOKENS}.npy",
         documents=f"{TOKENS}-documents.parquet",
@@ -39,9 +40,12 @@ rule tokenize:
         f"{RESULTS}/benchmarks/tokenize/{{tokenizer}}/{{corpus}}-{{split}}.tsv"
     conda:
         ENV
+    resources:
+        **asks("tokenize"),
     params:
         tokenizer="{tokenizer}",
         corpus="{corpus}",
         split="{split}",
+        code=fingerprint("tokenize"),
     script:
         "../../scripts/tokenize.py"

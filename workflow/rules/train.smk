@@ -10,7 +10,6 @@ rule lineage:
     input:
         tokens=training_tokens("manifest"),
         parent=parent_lineage,
-        code=closure("lineage", "train"),
     output:
         f"{LINK}.json",
     log:
@@ -21,6 +20,7 @@ rule lineage:
         run=run_of,
         start=link_start,
         threads=THREADS,
+        code=fingerprint("lineage", "train"),
     script:
         "../../scripts/lineage.py"
 
@@ -41,6 +41,9 @@ rule train:
     conda:
         ENV
     threads: THREADS
+    resources:
+        **asks("train"),
+        **GPU,
     params:
         run=run_of,
         link=link_span,

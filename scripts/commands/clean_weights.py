@@ -1,0 +1,65 @@
+"""make clean-weights STUDY=X: delete the quantized models of a study that has been measured; all else stays."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.utils import update_config
+
+from scripts.lib.config import ConfigError, read_yaml
+from scripts.lib.plan import BASELINE, Plan, make_plan
+
+
+def clean(plan: Plan) -> tuple[int, int]:
+    """Delete the weights of every quantized cell of a study.
+
+    Deleting them reruns nothing. A new evaluation of such a cell quantizes it again, in this study or in another that
+    shares it.
+
+    Returns:
+        Number of models deleted, and bytes freed.
+
+    Raises:
+        RuntimeError: a cell is not measured yet; nothing is deleted.
+    """
+    results = Path(plan.config["folders"]["results"])
+    cells = [cell for cell in plan.cells if cell.method != BASELINE]
+    missing = [path for cell in plan.cells for path in evaluations(plan, cell, results) if not path.is_file()]
+    if missing:
+        raise RuntimeError(f"{len(missing)} evaluations are missing, such as {missing[0]}: run the study first")
+    folders = [results / "quantized" / cell.trajectory / cell.checkpoint / cell.method / "model" for cell in cells]
+    found = [folder for folder in folders if folder.is_dir()]
+    freed = sum(path.stat().st_size for folder in found for path in folder.rglob("*") if path.is_file())
+    for folder in found:
+        shutil.rmtree(folder)
+    return len(found), freed
+
+
+def evaluations(plan: Plan, cell, results: Path) -> list[Path]:
+    """Tables that the study asks for of one cell."""
+    folder = results / "evaluated" / cell.trajectory / cell.checkpoint / cell.method
+    names = [f"loss-{corpus}" for corpus in plan.losses[cell]] + [f"tasks-{suite}" for suite in plan.tasks[cell]]
+    return [folder / f"{name}.parquet" for name in names]
+
+
+def load_plan(study: str) -> Plan:
+    """The plan of config/studies/{study}.yaml, as Snakemake would read it."""
+    config = read_yaml("config/default.yaml")
+    path = Path(f"config/studies/{study}.yaml")
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
+        raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
+    update_config(config, read_yaml(path))
+    return make_plan(config)
+
+
+def main() -> None:
+    try:
+        number, freed = clean(load_plan(sys.argv[1] if len(sys.argv) > 1 else ""))
+    except (ConfigError, RuntimeError) as error:
+        sys.exit(f"clean-weights: {error}")
+    print(f"deleted {number} quantized models, {freed / 1e6:.1f} MB; checkpoints, tables, figures and the report stay")
+
+
+if __name__ == "__main__":
+    main()

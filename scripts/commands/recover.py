@@ -1,0 +1,124 @@
+"""make recover: after the head of a run died, end what it left behind in this folder, so that the run can go on."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripts.lib import heads
+
+WAIT = 120
+OF_SNAKEMAKE = re.compile(r"bin/snakemake |-m snakemake |snakemake/__main__\.py |\.snakemake/scripts/")
+
+
+def recover(folder: Path) -> list[str]:
+    """End leftover processes and Slurm jobs of a folder and free its lock.
+
+    Args:
+        folder: root of the clone.
+
+    Returns:
+        What was done, a line each.
+
+    Raises:
+        RuntimeError: a head is alive, or it cannot be told from here; nothing was done.
+    """
+    refuse_if_alive(folder / heads.RECORD)
+    done = []
+    for process in leftover_processes(folder):
+        stop(process)
+        done.append(f"ended process {process}")
+    jobs = leftover_jobs(folder)
+    if jobs:
+        subprocess.run(["scancel", *jobs], timeout=WAIT, check=True)
+        wait_until_gone(folder)
+        done.append(f"cancelled Slurm jobs {', '.join(jobs)}")
+    if any((folder / ".snakemake/locks").glob("*")):
+        unlock = [sys.executable, "-m", "snakemake", "--snakefile", os.devnull, "--unlock", "--quiet", "all"]
+        subprocess.run(unlock, cwd=folder, check=True)
+        done.append("freed the lock")
+    heads.release(folder / heads.RECORD)
+    return done
+
+
+def refuse_if_alive(record: Path) -> None:
+    """Raise RuntimeError if the folder's head lives, or may live on another host."""
+    head = heads.holder(record)
+    if head is None:
+        return
+    alive = heads.is_alive(head)
+    if alive:
+        raise RuntimeError(f"a run is going on: {heads.describe(head)}; let it end, or stop it there (Ctrl-C, kill)")
+    if alive is None:
+        raise RuntimeError(
+            f"the last head was {heads.describe(head)}, which cannot be seen from this host; run `make recover` there. "
+            f"If that host is gone, delete {record} first"
+        )
+
+
+def leftover_processes(folder: Path) -> list[int]:
+    """Snakemake's processes in a folder on this host, and all that they have started: jobs run in the folder itself."""
+    parents, roots = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if OF_SNAKEMAKE.search(command) and (path / "cwd").resolve() == folder.resolve():
+                roots.append(int(path.name))
+        except OSError:
+            continue
+    found = set(roots)
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def stop(process: int) -> None:
+    """SIGTERM, and SIGKILL after ten seconds."""
+    started = heads.start_of(process)
+    for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        end = time.monotonic() + seconds
+        while heads.start_of(process) == started and time.monotonic() < end:
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:
+                return
+            time.sleep(0.5)
+
+
+def leftover_jobs(folder: Path) -> list[str]:
+    """Slurm jobs of this user that Snakemake submitted from a folder; none where there is no Slurm."""
+    if not shutil.which("squeue"):
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%A|%Z|%k"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"Slurm does not answer, so nothing was done: {done.stderr.strip()}")
+    rows = [line.split("|", 2) for line in done.stdout.splitlines()]
+    here = [job for job, where, comment in rows if comment.startswith("rule_") and Path(where) == folder.resolve()]
+    return sorted(set(here), key=int)
+
+
+def wait_until_gone(folder: Path) -> None:
+    end = time.monotonic() + WAIT
+    while leftover_jobs(folder):
+        if time.monotonic() > end:
+            raise RuntimeError(f"cancelled jobs are still in the queue after {WAIT} s; see `squeue --me`")
+        time.sleep(1)
+
+
+def main() -> None:
+    try:
+        done = recover(Path.cwd())
+    except RuntimeError as error:
+        sys.exit(f"recover: {error}")
+    print("\n".join(done) or "nothing was left behind")
+    print("Now start the same snakemake command again: it goes on from what is finished.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Which process leads a run in this folder: written when a run starts, so that a live one is not taken for dead."""
+
+import json
+import os
+import socket
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+RECORD = Path(".snakemake/head.json")
+HEAD_JOB = "TRAJQUANT_HEAD_JOB"  # set by workflow/profiles/slurm/head.sh, which takes SLURM_JOB_ID away
+
+
+def claim(record: Path = RECORD) -> None:
+    """Write this process down as the head of the run that starts now."""
+    head = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "started": start_of(os.getpid()),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "slurm_job": os.environ.get(HEAD_JOB),
+    }
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(head))
+
+
+def release(record: Path = RECORD) -> None:
+    """The run has ended."""
+    record.unlink(missing_ok=True)
+
+
+def holder(record: Path = RECORD) -> dict | None:
+    """The head that was written down last and did not say that it ended; None if there is none, or it was cut off."""
+    try:
+        return json.loads(record.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def is_alive(head: dict) -> bool | None:
+    """Whether a head still runs; None if that cannot be told from this host."""
+    if head["slurm_job"]:
+        return state_of(head["slurm_job"]) in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
+    if head["host"] != socket.gethostname():
+        return None
+    return start_of(head["process"]) == head["started"]
+
+
+def describe(head: dict) -> str:
+    job = f", Slurm job {head['slurm_job']}" if head["slurm_job"] else ""
+    return f"process {head['process']} on {head['host']}{job}, since {head['since']}"
+
+
+def start_of(process: int) -> int | None:
+    """When a process of this host started, in clock ticks since boot: process numbers come back, this does not."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
+
+
+def state_of(job: str) -> str:
+    """State of a Slurm job; empty if it has left the queue.
+
+    Raises:
+        subprocess.SubprocessError: Slurm does not answer.
+    """
+    command = ["squeue", "--noheader", "--format=%T", "--jobs", job]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise subprocess.SubprocessError(f"squeue failed: {done.stderr.strip()}")
+    return done.stdout.strip()

@@ -1,0 +1,175 @@
+"""What the jobs of each rule ask a cluster for, from the size of what they handle: arithmetic on the plan alone.
+
+The numbers are meant to be too large rather than too small; a job that needs more is tried again with twice as much.
+All jobs of a rule ask for the same, that of the largest: the tasks of a Slurm job array share one request.
+"""
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from scripts.lib.folders import count_parameters
+
+PROCESS_MB = (
+    2500  # torch, transformers, lm-eval or GPTQModel imported: 0.7 to 1.3 GB; three Snakemakes around it: 0.4 GB
+)
+START_MINUTES = 10  # imports from a cold shared file system, and waiting for its files
+FLOPS = {"cpu": 5e9, "cuda": 3e13}  # a second, for each thread on a CPU
+DISK_BYTES = 1e8  # a second, read, hashed and written
+LARGE_VOCABULARY = 130_000
+QUANTIZE_WORK = 30  # of one forward pass over the calibration tokens: GPTQ's Hessians, inverses and column updates
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of a model: weights, width, decoder blocks, vocabulary."""
+
+    parameters: int
+    width: int
+    blocks: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory in MB and run time in minutes of a job's first attempt."""
+
+    memory: int
+    minutes: int
+
+    def at(self, attempt: int) -> "Need":
+        """The same, doubled with every further attempt."""
+        return Need(self.memory * 2 ** (attempt - 1), self.minutes * 2 ** (attempt - 1))
+
+
+def needs(plan) -> dict[str, Need]:
+    """What the first attempt of each rule's jobs asks for, in a worked-out study (`scripts.lib.plan.Plan`)."""
+    compute, loss = plan.config["compute"], plan.config["evaluate_loss"]
+    speed = FLOPS["cuda"] if compute["device"] == "cuda" else FLOPS["cpu"] * compute["threads"]
+    model = largest([plan.model(name) for name in plan.trajectories])
+    runs = [plan.trajectories[name] for name in plan.by_source("train")]
+    links = [link for name in plan.by_source("train") for link in plan.links(name).values()]
+    steps = max((link["end"] - link["start"] for link in links), default=0)
+    batch = max((run["batch_size"] * run["window"] for run in runs), default=0)
+    forward = max(((run["micro_batch_size"] or run["batch_size"]) * run["window"] for run in runs), default=0)
+    members = max((plan.trajectories[name]["window"] for name in plan.by_source("average")), default=0)
+    drawn = [recipe["calibration"] for recipe in plan.recipes.values() if "calibration" in recipe]
+    calibration = max((draw["samples"] * draw["window"] for draw in drawn), default=0)
+    asked = max((_documents(plan, suite) for suite in plan.suites.values()), default=0)
+    return {
+        "tokenizer": text(),
+        "tokenize": text(),
+        "train": train(model, steps, batch, forward, speed),
+        "publish": publish(model),
+        "average": average(model, members),
+        "quantize": quantize(model, calibration, speed),
+        "evaluate_loss": evaluate_loss(
+            model, loss["windows"] * loss["window"], loss["batch_size"] * loss["window"], speed
+        ),
+        "evaluate_tasks": evaluate_tasks(model, asked, speed),
+        "tabulate": tabulate(len(plan.cells)),
+    }
+
+
+def largest(models: list[Model]) -> Model:
+    """The largest of each size."""
+    names = [field.name for field in fields(Model)]
+    return Model(**{name: max(getattr(model, name) for model in models) for name in names})
+
+
+def _documents(plan, suite: dict) -> int:
+    return len(suite["tasks"]) * (suite["limit"] or plan.config["evaluate_tasks"]["documents"])
+
+
+def size_of_model(shape: dict, tokenizer: dict) -> Model:
+    """Sizes of a Llama or GPT-NeoX model: 4 w^2 weights (less with grouped keys) in attention, 3 or 2 w i in an MLP.
+
+    Args:
+        shape: keys of transformers' configs: architecture, hidden_size, intermediate_size, num_hidden_layers, ...
+        tokenizer: an entry of the config's `tokenize` section: its vocabulary, or the model folder it comes from.
+    """
+    vocabulary = tokenizer.get("vocabulary") or _vocabulary(Path(tokenizer["path"]))
+    width, blocks = shape["hidden_size"], shape["num_hidden_layers"]
+    heads = shape["num_attention_heads"]
+    keys = width * shape.get("num_key_value_heads", heads) // heads
+    matrices = 2 if shape["architecture"] == "gpt_neox" else 3
+    block = 2 * width * (width + keys) + matrices * width * shape["intermediate_size"]
+    tables = 1 if shape.get("tie_word_embeddings") else 2
+    return Model(blocks * block + tables * vocabulary * width, width, blocks, vocabulary)
+
+
+def size_of_folder(folder: Path | str) -> Model:
+    """Sizes of a model on disk, from the headers of its weights and its config.json."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    return Model(
+        count_parameters(folder),
+        config.get("hidden_size", 0),
+        config.get("num_hidden_layers", 0),
+        config.get("vocab_size", 0),
+    )
+
+
+def _vocabulary(folder: Path) -> int:
+    """Token ids of a model folder's tokenizer, or what is assumed before it exists."""
+    config = folder / "config.json"
+    return json.loads(config.read_text())["vocab_size"] if config.is_file() else LARGE_VOCABULARY
+
+
+def train(model: Model, steps: int, batch_tokens: int, forward_tokens: int, speed: float) -> Need:
+    """A link: weights, gradients and two moments in float32, and the activations of one forward pass.
+
+    Args:
+        steps: optimizer steps of the link.
+        batch_tokens: tokens an optimizer step.
+        forward_tokens: tokens a forward pass.
+        speed: floating-point operations a second.
+    """
+    activations = forward_tokens * (80 * model.blocks * model.width + 16 * model.vocabulary)
+    return _need(16 * model.parameters + activations, 6 * model.parameters * steps * batch_tokens / speed)
+
+
+def quantize(model: Model, calibration_tokens: int, speed: float) -> Need:
+    """One method: the model, its quantized form and the reloaded one in float32; the work of GPTQ over its tokens."""
+    work = 2 * model.parameters * max(calibration_tokens, 1) * QUANTIZE_WORK
+    return _need(12 * model.parameters + 8 * calibration_tokens * model.width, work / speed + _moved(model))
+
+
+def evaluate_loss(model: Model, tokens: int, forward_tokens: int, speed: float) -> Need:
+    """Two models in float32 and their logits for one batch; a forward pass of both over all tokens."""
+    memory = 12 * model.parameters + 24 * forward_tokens * model.vocabulary
+    return _need(memory, 4 * model.parameters * tokens / speed + _moved(model))
+
+
+def evaluate_tasks(model: Model, documents: int, speed: float) -> Need:
+    """One model in float32 and the logits of its longest documents; each document with four answers of 512 tokens."""
+    memory = 8 * model.parameters + 24 * 2048 * model.vocabulary
+    return _need(memory, 2 * model.parameters * documents * 4 * 512 / speed + _moved(model))
+
+
+def publish(model: Model) -> Need:
+    """Weights are hashed, and copied where they cannot be linked."""
+    return _need(0, _moved(model))
+
+
+def average(model: Model, members: int) -> Need:
+    """Members are streamed tensor by tensor; the embedding is the largest one, held three times."""
+    return _need(12 * model.vocabulary * model.width, members * _moved(model))
+
+
+def text(documents_mb: float = 1000) -> Need:
+    """Tokenizing: a few copies of the text; a minute for every 20 MB."""
+    return Need(PROCESS_MB + math.ceil(4 * documents_mb), START_MINUTES + math.ceil(documents_mb / 20))
+
+
+def tabulate(cells: int) -> Need:
+    """Segments of all cells and their resamples: half a MB and a second a cell."""
+    return Need(PROCESS_MB + math.ceil(cells / 2), START_MINUTES + math.ceil(cells / 60))
+
+
+def _moved(model: Model) -> float:
+    return 4 * model.parameters / DISK_BYTES
+
+
+def _need(extra_bytes: float, seconds: float) -> Need:
+    return Need(PROCESS_MB + math.ceil(extra_bytes / 1e6), START_MINUTES + math.ceil(seconds / 60))

@@ -1,0 +1,256 @@
+"""A real Slurm of two one-core nodes, each with one counted GPU, on this machine: Debian's slurm-wlm, no accounting.
+
+It lives in a network namespace that has nothing but a loopback device, so that no job can reach a network.
+`python -m tests.slurm.cluster FOLDER` keeps one up until it is interrupted, to try commands by hand.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGES = ("slurm-wlm", "munge", "iproute2")
+SYSTEM = Path("/etc/slurm/slurm.conf")  # where Slurm's job steps look, who do not inherit SLURM_CONF
+NODES = {"n1": "/dev/null", "n2": "/dev/zero"}
+# A second address: with 127.0.0.1 alone, resolvers (AI_ADDRCONFIG), and so Slurm, find no address at all.
+LOOPBACK = "ip link set lo up && ip address add 198.51.100.1/32 dev lo && exec sleep infinity"
+SETTINGS = """
+ClusterName=trajquant
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=1,sched_interval=5
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=2
+JobAcctGatherParams=OverMemoryKill
+GresTypes=gpu
+ReturnToService=2
+MinJobAge=300
+SlurmdTimeout=10
+KillWait=2
+InactiveLimit=0
+"""
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory={memory} Gres=gpu:1\n"
+PARTITION = "PartitionName=main Nodes=n1,n2 Default=YES State=UP MaxTime=120\n"
+
+
+def install() -> None:
+    """Install Slurm and Munge from Debian where they are missing.
+
+    Raises:
+        subprocess.CalledProcessError: no Debian, no root, or no package index.
+    """
+    if not (shutil.which("slurmctld") and shutil.which("munged")):
+        quiet = {"check": True, "stdout": subprocess.DEVNULL, "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}}
+        subprocess.run(["apt-get", "update", "-qq"], **quiet)
+        subprocess.run(["apt-get", "install", "-y", "-qq", *PACKAGES], **quiet)
+
+
+class Cluster:
+    """The daemons, and what can befall them; all files are below one folder, which /etc/slurm/slurm.conf points to."""
+
+    def __init__(self, folder: Path, memory: int = 8000):
+        """Write the configuration. memory: MB of each node."""
+        self.folder = folder.resolve()
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.daemons: dict[str, subprocess.Popen] = {}
+        ports = free_ports(1 + len(NODES))
+        host = socket.gethostname()
+        text = SETTINGS.format(host=host, folder=self.folder, controller_port=ports[0])
+        for name, port in zip(NODES, ports[1:], strict=True):
+            text += NODE.format(name=name, host=host, port=port, memory=memory)
+        (self.folder / "slurm.conf").write_text(text + PARTITION)
+        gres = "".join(f"NodeName={name} Name=gpu File={device}\n" for name, device in NODES.items())
+        (self.folder / "gres.conf").write_text(gres)
+
+    def start(self) -> "Cluster":
+        """Start everything and wait until both nodes are idle.
+
+        Raises:
+            RuntimeError: this machine belongs to a Slurm already.
+        """
+        if SYSTEM.exists():
+            raise RuntimeError(f"{SYSTEM} exists: these tests need a machine that is not part of a Slurm")
+        SYSTEM.unlink(missing_ok=True)
+        SYSTEM.parent.mkdir(exist_ok=True)
+        SYSTEM.symlink_to(self.folder / "slurm.conf")
+        start_munge()
+        self.namespace = subprocess.Popen(["unshare", "--net", "sh", "-c", LOOPBACK])
+        wait_for(lambda: "lo:" in self.ask("cat", "/proc/net/dev"), 10, "the namespace")
+        time.sleep(0.5)
+        self.start_controller()
+        for name in NODES:
+            self.start_node(name)
+        self.wait_until_idle()
+        return self
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", ["slurmctld", "-D"])
+
+    def start_node(self, name: str) -> None:
+        self._start(name, ["slurmd", "-D", "-N", name])
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with open(self.folder / f"{name}.out", "ab") as output:
+            environment = os.environ | {
+                "SLURM_CONF": str(self.folder / "slurm.conf")
+            }  # gres.conf is looked for beside it
+            command = [*self.inside, *command]
+            self.daemons[name] = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+    @property
+    def inside(self) -> list[str]:
+        """What stands before a command that is to run in the cluster's network."""
+        return ["nsenter", f"--net=/proc/{self.namespace.pid}/ns/net", "--"]
+
+    def stop_controller(self) -> None:
+        stop(self.daemons.pop("slurmctld"), signal.SIGTERM)
+
+    def lose_node(self, name: str) -> None:
+        """What a power cut does: the node's daemon, its job managers and its jobs end at once."""
+        stop(self.daemons.pop(name), signal.SIGKILL)
+        for process in processes_of(name):
+            kill_tree(process)
+
+    def stop(self) -> None:
+        self.cancel_all()
+        for name in list(self.daemons):
+            stop(self.daemons.pop(name), signal.SIGTERM)
+        for name in NODES:
+            for process in processes_of(name):
+                kill_tree(process)
+        stop(self.namespace, signal.SIGKILL)
+        SYSTEM.unlink()
+
+    def cancel_all(self) -> None:
+        self.ask("scancel", "--user=root")
+        wait_for(lambda: not self.jobs(), 30, "all jobs to end")
+
+    def ask(self, *command: str) -> str:
+        """Output of a command in the cluster's network, which never waits for more than 30 seconds."""
+        done = subprocess.run([*self.inside, *command], capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout
+
+    def jobs(self) -> list[list[str]]:
+        """Jobs waiting or running: id, state, node, folder, comment."""
+        lines = self.ask("squeue", "--noheader", "--array", "--format=%i|%T|%N|%Z|%k").splitlines()
+        return [line.split("|", 4) for line in lines]
+
+    def wait_until_idle(self, seconds: int = 60) -> None:
+        wait_for(lambda: set(self._states()) == {"idle"}, seconds, "both nodes to be idle")
+
+    def _states(self) -> list[str]:
+        try:
+            return self.ask("sinfo", "--noheader", "--Node", "--format=%t").split()
+        except subprocess.SubprocessError:
+            return []
+
+
+def wait_for(condition, seconds: float, what: str, step: float = 0.2):
+    """Wait until a condition gives something true, and return that.
+
+    Raises:
+        TimeoutError: it does not within so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        result = condition()
+        if result:
+            return result
+        time.sleep(step)
+    raise TimeoutError(f"waited {seconds} s for {what}")
+
+
+def start_munge() -> None:
+    """A munged for the whole machine, unless one answers already."""
+    if subprocess.run(["munge", "-n"], capture_output=True).returncode == 0:
+        return
+    key = Path("/etc/munge/munge.key")
+    if not key.exists():
+        key.write_bytes(secrets.token_bytes(1024))
+        shutil.chown(key, "munge", "munge")
+        key.chmod(0o400)
+    Path("/run/munge").mkdir(exist_ok=True)
+    shutil.chown("/run/munge", "munge", "munge")
+    subprocess.run(["su", "-s", "/bin/bash", "munge", "-c", "/usr/sbin/munged"], check=True)
+    wait_for(lambda: subprocess.run(["munge", "-n"], capture_output=True).returncode == 0, 20, "munged")
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def stop(process: subprocess.Popen, number: int) -> None:
+    process.send_signal(number)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+def processes_of(node: str) -> list[int]:
+    """Processes of the jobs on a node, and the job managers (slurmstepd) that started them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"\0SLURMD_NODENAME={node}\0".encode() in (path / "environ").read_bytes():
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                managed = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
+                found |= {int(path.name), parent} if managed else {int(path.name)}
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def kill_tree(process: int) -> None:
+    """kill -9 a process and all that it has started, the oldest first."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == process:
+            children.append(int(path.parent.name))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+    for child in children:
+        kill_tree(child)
+
+
+def main() -> None:
+    install()
+    cluster = Cluster(Path(sys.argv[1])).start()
+    print(f"Two nodes are up. Put before each command: {' '.join(cluster.inside)}", flush=True)
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    cluster.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What befalls a run on a cluster: it ends with the same tables, nothing finished is made again, the queue is empty."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import yaml
+
+from tests.integration.test_kills import processes_with
+from tests.slurm.cluster import wait_for
+from tests.slurm.runs import Head, command, snapshot
+from tests.tools import measurements, snakemake
+
+CELLS = [("smoke", "rtn-w3-g32"), ("smoke-cooldown", "rtn-w3-g32")]
+TABLE = "results/tables/faults/measurements.parquet"
+
+
+@pytest.fixture
+def undone(tree):
+    """A tree with a study of four cells of which only checkpoints are there; what its table must be; times of files."""
+    smoke = yaml.safe_load((tree / "config/studies/smoke.yaml").read_text())
+    cells = [{"trajectories": ["smoke", "smoke-cooldown"], "checkpoints": [40], "methods": ["rtn-w3-g32"]}]
+    smoke["study"] = {"name": "faults", "title": "four cells", "cells": [cells[0] | {"loss": ["smoke"]}]}
+    (tree / "config/studies/faults.yaml").write_text(yaml.safe_dump(smoke))
+    snakemake(tree, "faults", TABLE)
+    expected = measurements(tree, "faults")
+    assert expected.height == 12
+    for name in ("quantized", "evaluated", "logs", "tables"):
+        shutil.rmtree(tree / "results" / name)
+    return tree, expected, snapshot(tree)
+
+
+def ends_well(undone, head):
+    """The same table as without faults; checkpoints were not made again; no job is left."""
+    tree, expected, before = undone
+    assert measurements(tree, "faults").equals(expected)
+    after = snapshot(tree)
+    assert {path: after[path] for path in before} == before
+    assert not head.jobs()
+
+
+def made_again(tree, finished):
+    """What had been finished at a time and has been made again since."""
+    after = snapshot(tree)
+    return [path for path in finished if after[path] != finished[path]]
+
+
+def request(tree, rule, memory="2500", minutes="10"):
+    """Set what the first attempt of a rule's jobs asks for; later ones ask for more as they always do."""
+    path = tree / "workflow/rules/resources.smk"
+    line = f'NEEDS["{rule}"] = type(NEEDS["{rule}"])({memory}, {minutes})\n'
+    path.write_text(path.read_text().replace("\n\ndef asks", f"{line}\n\ndef asks", 1))
+
+
+def stage_process(tree, rule, trajectory, method):
+    """Process of a stage's script, once it has opened its log."""
+    log = tree / f"results/logs/{rule}/{trajectory}/step-40/{method}"
+    log = log.with_suffix(".log") if rule == "quantize" else log / "smoke.log"
+    return wait_for(lambda: log.exists() and processes_with(log), 60, f"{log} to be written")[0]
+
+
+def lose_and_return(cluster, node):
+    cluster.lose_node(node)
+    wait_for(lambda: "down" in cluster.ask("sinfo", "--noheader", "--format=%t", "--nodes", node), 60, "a lost node")
+    cluster.start_node(node)
+
+
+def restart_controller(cluster, seconds):
+    cluster.stop_controller()
+    time.sleep(seconds)
+    cluster.start_controller()
+
+
+def test_one_of_each_kind(slurm, going, undone):
+    """In one run, beside the smoke study's: a lost node, a cancelled job, the controller restarted, too little memory,
+    too little time, and the head killed, recovered and started again."""
+    tree = undone[0]
+    request(tree, "quantize", memory=500)
+    request(tree, "tabulate", minutes=1)
+    head = Head(slurm, tree, "faults", TABLE)
+    _, node = head.running("")
+    lose_and_return(slurm, node)
+    slurm.ask("scancel", head.running("")[0])
+    restart_controller(slurm, 3)
+    log = tree / "results/logs/tabulate/faults.log"
+    stopped = wait_for(lambda: log.exists() and processes_with(log), 300, "the last job")[0]
+    os.kill(stopped, signal.SIGSTOP)
+    assert "mem_mb=1000" in head.said, "quantize was killed for its memory"
+    wait_for(lambda: "runtime=2" in head.said, 180, "a retry with more time")
+    head.running("tabulate")
+    head.kill()
+    finished = snapshot(tree)
+    recovery = command(slurm, tree, "recover")
+    assert recovery.returncode == 0, recovery.stderr
+    assert "cancelled Slurm jobs" in recovery.stdout
+    assert "freed the lock" in recovery.stdout
+    assert not head.jobs()
+    Head(slurm, tree, "faults", TABLE).finish(300)
+    assert made_again(tree, finished) == []
+    ends_well(undone, head)
+
+
+# The series: each fault alone.
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rule", ["quantize", "evaluate_loss"])
+def test_a_lost_node(cluster, undone, rule):
+    head = Head(cluster, undone[0], "faults", TABLE)
+    lose_and_return(cluster, head.running(rule)[1])
+    head.finish()
+    ends_well(undone, head)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rule", ["quantize", "evaluate_loss", "tabulate"])
+def test_a_cancelled_job(cluster, undone, rule):
+    head = Head(cluster, undone[0], "faults", TABLE)
+    cluster.ask("scancel", head.running(rule)[0])
+    head.finish()
+    ends_well(undone, head)
+
+
+@pytest.mark.full
+def test_too_little_time(cluster, undone):
+    tree = undone[0]
+    request(tree, "quantize", minutes=1)
+    head = Head(cluster, tree, "faults", TABLE)
+    os.kill(stage_process(tree, "quantize", "smoke", "rtn-w3-g32"), signal.SIGSTOP)
+    assert "runtime=2" in head.finish()
+    ends_well(undone, head)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rule", ["quantize", "evaluate_loss"])
+def test_too_little_memory(cluster, undone, rule):
+    request(undone[0], rule, memory=500)
+    head = Head(cluster, undone[0], "faults", TABLE)
+    assert "mem_mb=1000" in head.finish()
+    ends_well(undone, head)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seconds", [2, 60])
+def test_a_controller_that_is_away(cluster, undone, seconds):
+    head = Head(cluster, undone[0], "faults", TABLE)
+    head.running("quantize")
+    restart_controller(cluster, seconds)
+    head.finish()
+    ends_well(undone, head)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rule", ["quantize", "evaluate_loss", "tabulate"])
+def test_a_killed_head(cluster, undone, rule):
+    tree = undone[0]
+    head = Head(cluster, tree, "faults", TABLE)
+    head.running(rule)
+    head.kill()
+    finished = snapshot(tree)
+    assert command(cluster, tree, "recover").returncode == 0
+    assert not cluster.jobs()
+    head = Head(cluster, tree, "faults", TABLE)
+    head.finish()
+    assert made_again(tree, finished) == []
+    ends_well(undone, head)
+
+
+@pytest.mark.full
+def test_a_killed_head_whose_jobs_went_on(cluster, undone):
+    tree = undone[0]
+    head = Head(cluster, tree, "faults", TABLE)
+    head.running("quantize")
+    head.kill()
+    wait_for(lambda: not cluster.jobs(), 120, "the jobs to end")
+    finished = snapshot(tree)
+    assert command(cluster, tree, "recover").returncode == 0
+    head = Head(cluster, tree, "faults", TABLE)
+    head.finish()
+    assert made_again(tree, finished) == []
+    ends_well(undone, head)

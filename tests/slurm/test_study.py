@@ -1,0 +1,90 @@
+"""A whole study on a real Slurm whose jobs have no network, and what a user does around it."""
+
+import polars
+import pytest
+
+from tests.slurm.cluster import wait_for
+from tests.slurm.runs import Head, command, submissions
+from tests.tools import AFTER_CELLS, edit, job_counts
+
+TABLES = ("checkpoints", "measurements")
+
+
+def table(tree, name, study="smoke"):
+    return polars.read_parquet(tree / f"results/tables/{study}/{name}.parquet")
+
+
+def test_tables_equal_a_local_runs_to_the_last_bit(done, finished):
+    for name in TABLES:
+        assert table(done.tree, name).equals(table(finished, name)), name
+    assert (done.tree / "results/report/smoke.html").stat().st_size > 10_000
+
+
+def test_cells_were_submitted_as_arrays(done):
+    jobs = done.said.count("has been submitted with SLURM jobid") + sum(
+        len(line.split("IDs ")[1].split(" ")[0].split(","))
+        for line in done.said.splitlines()
+        if "Submitted array job" in line
+    )
+    assert submissions(done.said) < jobs
+
+
+def test_a_second_head_stops_and_says_why(done):
+    assert f"A run is going on in this folder: process {done.process.pid} on " in done.second
+    assert "LockException" in done.second or "cannot be locked" in done.second
+
+
+def test_recover_refuses_while_the_head_lives(done):
+    assert done.recovery.returncode != 0
+    assert f"a run is going on: process {done.process.pid}" in done.recovery.stderr
+
+
+def test_jobs_have_only_a_loopback_device(slurm):
+    devices = [line.split(":")[0].strip() for line in slurm.ask("srun", "cat", "/proc/net/dev").splitlines()[2:]]
+    assert devices == ["lo"]
+    assert slurm.ask("srun", "cat", "/proc/net/route").splitlines()[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), {}),
+        (("-R", "evaluate_tasks"), {"evaluate_tasks": 2} | AFTER_CELLS),
+        (("-R", "quantize", "--until", "quantize"), {"quantize": 8}),
+        (("-R", "evaluate_loss", "--until", "evaluate_loss"), {"evaluate_loss": 12}),
+    ],
+)
+def test_single_stages(slurm, done, arguments, expected):
+    said = Head(slurm, done.tree, "smoke", "--dry-run", *arguments).finish(120)
+    assert job_counts(said) == expected
+
+
+def test_doctor_finds_nothing_to_fix_and_then_a_wrong_partition(slurm, done):
+    said = command(slurm, done.tree, "doctor")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert [line.split(":")[0] for line in said.stdout.splitlines()] == [
+        f"ok   {check}"
+        for check in (
+            *("environment", "file locks", "storage", "head", "site file", "scheduler", "partitions", "GPU requests"),
+            "probe job",
+        )
+    ]
+    assert "taken: gpus and gres" in said.stdout
+    (done.tree / "wrong.yaml").write_text("partition: nowhere\n")
+    said = command(slurm, done.tree, "doctor", TRAJQUANT_SITE="wrong.yaml")
+    assert said.returncode == 1
+    assert "fix  partitions: partition `nowhere` is not there or not up: choose from main" in said.stdout
+
+
+@pytest.mark.parametrize("form", ["gpus", "gres"])
+def test_a_gpu_is_asked_for_in_both_forms(cluster, tree, form):
+    edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
+    target = "results/evaluated/smoke/step-20/none/loss-smoke.parquet"
+    head = Head(cluster, tree, "smoke", "--retries", "0", target, site=f"gpu_request: {form}\n")
+    job, _ = head.running("evaluate_loss")
+    asked = cluster.ask("scontrol", "show", "job", job)
+    assert "gres/gpu=1" in next(line for line in asked.splitlines() if "TRES=" in line)
+    assert ("TresPerJob=gres:gpu:1" in asked) == (form == "gpus")
+    said = head.finish(fails=True)
+    assert "torch sees no GPU" in said, "a counted GPU is none: the job starts and says so"
+    wait_for(lambda: not cluster.jobs(), 30, "the queue to be empty")

@@ -1,0 +1,50 @@
+"""Heads: who leads a run, and whether it still lives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from scripts.lib import heads
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    monkeypatch.delenv(heads.HEAD_JOB, raising=False)
+    return tmp_path / ".snakemake/head.json"
+
+
+def test_this_process_is_alive_until_it_says_that_it_ended(record):
+    assert heads.holder(record) is None
+    heads.claim(record)
+    head = heads.holder(record)
+    assert heads.is_alive(head)
+    assert heads.describe(head).startswith(f"process {os.getpid()} on {socket.gethostname()}, since 2")
+    heads.release(record)
+    assert heads.holder(record) is None
+
+
+def test_a_process_that_has_ended_is_not(record):
+    code = f"from scripts.lib import heads; from pathlib import Path; heads.claim(Path({str(record)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert heads.is_alive(heads.holder(record)) is False
+
+
+def test_another_process_with_the_same_number_is_not_taken_for_it(record):
+    heads.claim(record)
+    head = heads.holder(record)
+    assert not heads.is_alive(head | {"started": head["started"] - 1})
+
+
+def test_another_host_cannot_be_seen(record):
+    heads.claim(record)
+    assert heads.is_alive(heads.holder(record) | {"host": "elsewhere"}) is None
+
+
+def test_a_record_that_was_cut_off_counts_as_none(record):
+    record.parent.mkdir()
+    record.write_text(json.dumps({"host": "x"})[:5])
+    assert heads.holder(record) is None

@@ -1,0 +1,77 @@
+"""Recover, where there is no Slurm: real leftover processes end, others do not, and a live head is left alone."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from scripts.commands import recover as command
+from scripts.lib import heads
+
+SLEEP = "import time; time.sleep(600)"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "leftover_jobs", lambda folder: [])
+    (tmp_path / ".snakemake/scripts").mkdir(parents=True)
+    (tmp_path / ".snakemake/scripts/tmp1.train.py").write_text(SLEEP)
+    (tmp_path / "notes-on-snakemake.py").write_text(SLEEP)
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder):
+    """A function that starts a Python process in a folder."""
+    started = []
+
+    def start_process(*arguments, cwd=folder):
+        started.append(subprocess.Popen([sys.executable, *arguments], cwd=cwd))
+        time.sleep(0.3)
+        return started[-1]
+
+    yield start_process
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_jobs_of_this_folder_end_and_the_lock_is_freed(folder, start, tmp_path_factory):
+    job = start(".snakemake/scripts/tmp1.train.py")
+    reader = start("notes-on-snakemake.py")
+    elsewhere = tmp_path_factory.mktemp("other")
+    other = start(f"{folder}/.snakemake/scripts/tmp1.train.py", cwd=elsewhere)
+    (folder / ".snakemake/locks").mkdir()
+    (folder / ".snakemake/locks/0.output.lock").write_text("x")
+    done = command.recover(folder)
+    assert job.wait(10) != 0
+    assert (reader.poll(), other.poll()) == (None, None)
+    assert not list((folder / ".snakemake").glob("locks/*"))
+    assert done == [f"ended process {job.pid}", "freed the lock"]
+    assert command.recover(folder) == []
+
+
+def test_children_of_a_job_end_with_it(folder, start):
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"
+    (folder / ".snakemake/scripts/tmp2.report.py").write_text(code)
+    start(".snakemake/scripts/tmp2.report.py")
+    assert len(command.leftover_processes(folder)) == 2
+    command.recover(folder)
+    assert command.leftover_processes(folder) == []
+
+
+def test_a_live_head_is_left_alone(folder):
+    heads.claim(folder / heads.RECORD)
+    (folder / ".snakemake/locks").mkdir()
+    (folder / ".snakemake/locks/0.output.lock").write_text("x")
+    with pytest.raises(RuntimeError, match="a run is going on: process"):
+        command.recover(folder)
+    assert list((folder / ".snakemake").glob("locks/*"))
+
+
+def test_a_head_on_another_host_is_left_alone(folder, monkeypatch):
+    heads.claim(folder / heads.RECORD)
+    monkeypatch.setattr(heads.socket, "gethostname", lambda: "here")
+    with pytest.raises(RuntimeError, match=r"cannot be seen from this host; run `make recover` there.*head\.json"):
+        command.recover(folder)

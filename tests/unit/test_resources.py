@@ -1,0 +1,67 @@
+"""Resources: sizes against real models, growth with size and attempt, a request for every rule that goes to a node."""
+
+import re
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from scripts.lib import resources
+from scripts.lib.resources import Model, Need
+from tests.tools import ROOT
+
+SMALL = Model(10**6, 64, 2, 2048)
+LARGE = Model(7 * 10**9, 4096, 32, 50_000)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_size_of_model_is_near_the_real_number(architecture, tied):
+    shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
+    shape |= {"tie_word_embeddings": tied} | ({"num_key_value_heads": 2} if architecture == "llama" else {})
+    config = AutoConfig.for_model(architecture, vocab_size=512, **shape)
+    real = AutoModelForCausalLM.from_config(config).num_parameters()
+    estimate = resources.size_of_model(shape | {"architecture": architecture}, {"vocabulary": 512}).parameters
+    assert estimate == pytest.approx(real, rel=0.03)
+
+
+def test_size_of_folder(tiny_model):
+    model = resources.size_of_folder(tiny_model)
+    assert (model.width, model.blocks, model.vocabulary) == (32, 2, 64)
+    assert model.parameters > 2 * 4 * 32 * 32
+
+
+def test_memory_and_time_double_with_each_attempt():
+    assert [Need(1000, 10).at(attempt) for attempt in (1, 2, 3)] == [Need(1000, 10), Need(2000, 20), Need(4000, 40)]
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        lambda model: resources.train(model, 1000, 4096, 4096, 1e12),
+        lambda model: resources.quantize(model, 100_000, 1e12),
+        lambda model: resources.evaluate_loss(model, 100_000, 4096, 1e12),
+        lambda model: resources.evaluate_tasks(model, 1000, 1e12),
+    ],
+)
+def test_a_larger_model_asks_for_more(need):
+    small, large = need(SMALL), need(LARGE)
+    assert large.memory > max(small.memory, 8 * LARGE.parameters / 1e6)
+    assert large.minutes > small.minutes >= resources.START_MINUTES
+    assert small.memory < 2 * resources.PROCESS_MB
+
+
+def test_a_gpu_is_asked_for_less_time():
+    assert resources.quantize(LARGE, 10**5, resources.FLOPS["cuda"]).minutes < 60
+    assert resources.quantize(LARGE, 10**5, resources.FLOPS["cpu"]).minutes > 600
+
+
+def test_the_largest_of_each_size():
+    assert resources.largest([SMALL, Model(5, 128, 1, 7)]) == Model(10**6, 128, 2, 2048)
+
+
+def test_every_rule_asks_or_runs_where_snakemake_was_started():
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        text = path.read_text()
+        local = re.findall(r"^localrules:\n((?:    \w+,\n)+)", text, re.MULTILINE)
+        for name, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL):
+            assert ("**asks(" in body) != any(f"    {name},\n" in block for block in local), name

@@ -1,0 +1,23 @@
+#!/bin/bash
+# Snakemake's head process as a Slurm job, for clusters that allow no long processes on login nodes. From the clone's root:
+#   sbatch workflow/profiles/slurm/head.sh config/studies/NAME.yaml [more arguments for snakemake]
+# It needs a partition whose nodes may submit jobs, and time for the whole study; add sbatch's options before the script.
+# Ended by its time limit or scancel it stops gracefully; then, and after a lost node, submit it again.
+#SBATCH --job-name=trajquant-head
+#SBATCH --comment=head
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=4000
+#SBATCH --time=1-00:00:00
+#SBATCH --no-requeue
+#SBATCH --signal=B:INT@120
+#SBATCH --output=trajquant-head-%j.log
+set -euo pipefail
+study=$1
+shift
+export TRAJQUANT_HEAD_JOB=$SLURM_JOB_ID # for `make recover`, which asks Slurm whether this head is alive
+for name in $(compgen -v SLURM_ | grep -v '^SLURM_CONF$'); do unset "$name"; done # they would shape the jobs' own requests
+.venv/bin/snakemake --profile slurm "$@" --configfile "$study" &
+head=$!
+trap 'kill -INT $head' INT
+wait $head || wait $head # the first ends at the signal, the second when Snakemake has cancelled its jobs
