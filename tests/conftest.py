@@ -1,5 +1,6 @@
 """Small real models and corpora that the unit tests share, and the smoke study, run once for real."""
 
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from tests.tools import copy_tree, snakemake
+
+# Where Slurm is installed and no controller is up, its plugin waits 10 s for one at each start of Snakemake: an empty
+# configuration ends that at once. The cluster of tests/slurm takes the variable away.
+os.environ["SLURM_CONF"] = os.devnull
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -29,14 +29,14 @@ def recover(folder: Path) -> list[str]:
     """
     refuse_if_alive(folder / heads.RECORD)
     done = []
-    for process in leftover_processes(folder):
-        stop(process)
-        done.append(f"ended process {process}")
     jobs = leftover_jobs(folder)
     if jobs:
         subprocess.run(["scancel", *jobs], timeout=WAIT, check=True)
         wait_until_gone(folder)
         done.append(f"cancelled Slurm jobs {', '.join(jobs)}")
+    for process in leftover_processes(folder):
+        stop(process)
+        done.append(f"ended process {process}")
     if any((folder / ".snakemake/locks").glob("*")):
         unlock = [sys.executable, "-m", "snakemake", "--snakefile", os.devnull, "--unlock", "--quiet", "all"]
         subprocess.run(unlock, cwd=folder, check=True)

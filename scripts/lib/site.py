@@ -4,6 +4,8 @@ The Slurm profile turns it into Snakemake's options; rules use it for the form i
 """
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,24 @@ def load_site() -> dict:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     validate(content, "site", str(path))
     return content
+
+
+def squeue_alone() -> None:
+    """Keep the Slurm plugin from turning to sacct where there is no accounting.
+
+    While the controller does not answer, the plugin (2.8.0) takes sacct for all of its attempts. Without accounting
+    sacct never answers, and after the last attempt the plugin forgets its jobs and waits for ever.
+    """
+    if not shutil.which("sacct") or subprocess.run(["sacct"], capture_output=True, check=False).returncode == 0:
+        return
+    import snakemake_executor_plugin_slurm as plugin
+
+    available = plugin.is_query_tool_available
+
+    def is_query_tool_available(name: str) -> bool:
+        return name != "sacct" and available(name)
+
+    plugin.is_query_tool_available = is_query_tool_available
 
 
 def gpu_request(site: dict) -> dict:

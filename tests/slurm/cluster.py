@@ -1,4 +1,4 @@
-"""A real Slurm of two one-core nodes, each with one counted GPU, on this machine: Debian's slurm-wlm, no accounting.
+"""A real Slurm of two nodes, each with one counted GPU, on this machine: Debian's slurm-wlm, no accounting.
 
 It lives in a network namespace that has nothing but a loopback device, so that no job can reach a network.
 `python -m tests.slurm.cluster FOLDER` keeps one up until it is interrupted, to try commands by hand.
@@ -48,7 +48,9 @@ SlurmdTimeout=10
 KillWait=2
 InactiveLimit=0
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory={memory} Gres=gpu:1\n"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} RealMemory={memory} Gres=gpu:1\n"
+)
 PARTITION = "PartitionName=main Nodes=n1,n2 Default=YES State=UP MaxTime=120\n"
 
 
@@ -67,8 +69,8 @@ def install() -> None:
 class Cluster:
     """The daemons, and what can befall them; all files are below one folder, which /etc/slurm/slurm.conf points to."""
 
-    def __init__(self, folder: Path, memory: int = 8000):
-        """Write the configuration. memory: MB of each node."""
+    def __init__(self, folder: Path, cores: int, memory: int = 8000):
+        """Write the configuration. cores: of each node; memory: MB of each node."""
         self.folder = folder.resolve()
         for name in ("state", "spool"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ class Cluster:
         host = socket.gethostname()
         text = SETTINGS.format(host=host, folder=self.folder, controller_port=ports[0])
         for name, port in zip(NODES, ports[1:], strict=True):
-            text += NODE.format(name=name, host=host, port=port, memory=memory)
+            text += NODE.format(name=name, host=host, port=port, cores=cores, memory=memory)
         (self.folder / "slurm.conf").write_text(text + PARTITION)
         gres = "".join(f"NodeName={name} Name=gpu File={device}\n" for name, device in NODES.items())
         (self.folder / "gres.conf").write_text(gres)
@@ -90,6 +92,7 @@ class Cluster:
         """
         if SYSTEM.exists():
             raise RuntimeError(f"{SYSTEM} exists: these tests need a machine that is not part of a Slurm")
+        os.environ.pop("SLURM_CONF", None)
         SYSTEM.unlink(missing_ok=True)
         SYSTEM.parent.mkdir(exist_ok=True)
         SYSTEM.symlink_to(self.folder / "slurm.conf")
@@ -145,10 +148,10 @@ class Cluster:
         self.ask("scancel", "--user=root")
         wait_for(lambda: not self.jobs(), 30, "all jobs to end")
 
-    def ask(self, *command: str) -> str:
-        """Output of a command in the cluster's network, which never waits for more than 30 seconds."""
-        done = subprocess.run([*self.inside, *command], capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout
+    def ask(self, *command: str, folder: Path | None = None) -> str:
+        """Output of a command in the cluster's network, started in a folder, which never waits for more than 30 s."""
+        command = [*self.inside, *command]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=True).stdout
 
     def jobs(self) -> list[list[str]]:
         """Jobs waiting or running: id, state, node, folder, comment."""
@@ -246,7 +249,7 @@ def kill_tree(process: int) -> None:
 
 def main() -> None:
     install()
-    cluster = Cluster(Path(sys.argv[1])).start()
+    cluster = Cluster(Path(sys.argv[1]), cores=1).start()
     print(f"Two nodes are up. Put before each command: {' '.join(cluster.inside)}", flush=True)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
     cluster.stop()

@@ -10,7 +10,7 @@ from tests.tools import copy_tree
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
     install()
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"), cores=2)  # two jobs a node hide each other's waiting
     try:
         yield cluster.start()
     finally:

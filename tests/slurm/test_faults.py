@@ -10,23 +10,22 @@ import yaml
 
 from tests.integration.test_kills import processes_with
 from tests.slurm.cluster import wait_for
-from tests.slurm.runs import Head, command, snapshot
-from tests.tools import measurements, snakemake
+from tests.slurm.runs import QUICK, Head, command, snapshot
+from tests.tools import ROOT, measurements, snakemake
 
-CELLS = [("smoke", "rtn-w3-g32"), ("smoke-cooldown", "rtn-w3-g32")]
 TABLE = "results/tables/faults/measurements.parquet"
 
 
 @pytest.fixture
 def undone(tree):
-    """A tree with a study of four cells of which only checkpoints are there; what its table must be; times of files."""
+    """A tree with a study of two cells of which only checkpoints are there; what its table must be; times of files."""
     smoke = yaml.safe_load((tree / "config/studies/smoke.yaml").read_text())
-    cells = [{"trajectories": ["smoke", "smoke-cooldown"], "checkpoints": [40], "methods": ["rtn-w3-g32"]}]
-    smoke["study"] = {"name": "faults", "title": "four cells", "cells": [cells[0] | {"loss": ["smoke"]}]}
+    cells = {"trajectories": ["smoke"], "checkpoints": [40], "methods": ["rtn-w3-g32"], "loss": ["smoke"]}
+    smoke["study"] = {"name": "faults", "title": "two cells", "cells": [cells]}
     (tree / "config/studies/faults.yaml").write_text(yaml.safe_dump(smoke))
     snakemake(tree, "faults", TABLE)
     expected = measurements(tree, "faults")
-    assert expected.height == 12
+    assert expected.height == 6
     for name in ("quantized", "evaluated", "logs", "tables"):
         shutil.rmtree(tree / "results" / name)
     return tree, expected, snapshot(tree)
@@ -88,7 +87,7 @@ def test_one_of_each_kind(slurm, going, undone):
     stopped = wait_for(lambda: log.exists() and processes_with(log), 300, "the last job")[0]
     os.kill(stopped, signal.SIGSTOP)
     assert "mem_mb=1000" in head.said, "quantize was killed for its memory"
-    wait_for(lambda: "runtime=2" in head.said, 180, "a retry with more time")
+    wait_for(lambda: "runtime=2\n" in head.said, 180, "a retry with more time")
     head.running("tabulate")
     head.kill()
     finished = snapshot(tree)
@@ -129,7 +128,7 @@ def test_too_little_time(cluster, undone):
     request(tree, "quantize", minutes=1)
     head = Head(cluster, tree, "faults", TABLE)
     os.kill(stage_process(tree, "quantize", "smoke", "rtn-w3-g32"), signal.SIGSTOP)
-    assert "runtime=2" in head.finish()
+    assert "runtime=2\n" in head.finish()
     ends_well(undone, head)
 
 
@@ -181,3 +180,35 @@ def test_a_killed_head_whose_jobs_went_on(cluster, undone):
     head.finish()
     assert made_again(tree, finished) == []
     ends_well(undone, head)
+
+
+# The head as a Slurm job.
+
+
+def submit_head(cluster, tree):
+    (tree / ".venv").symlink_to(ROOT / ".venv")
+    arguments = ["workflow/profiles/slurm/head.sh", "config/studies/faults.yaml", *QUICK, TABLE]
+    return cluster.ask("sbatch", "--parsable", f"--chdir={tree}", *arguments, folder=tree).strip()
+
+
+@pytest.mark.full
+def test_a_head_that_is_a_job(cluster, undone):
+    tree = undone[0]
+    head = submit_head(cluster, tree)
+    wait_for(lambda: any("rule_" in job[4] for job in cluster.jobs()), 120, "the head's first job")
+    refusal = command(cluster, tree, "recover")
+    assert refusal.returncode == 1
+    assert f"Slurm job {head}" in refusal.stderr
+    wait_for(lambda: not cluster.jobs(), 400, "the head to end", step=2)
+    assert measurements(tree, "faults").equals(undone[1])
+
+
+@pytest.mark.full
+def test_a_head_job_that_is_cancelled_takes_its_jobs_along(cluster, undone):
+    tree = undone[0]
+    head = submit_head(cluster, tree)
+    wait_for(lambda: any("rule_" in job[4] for job in cluster.jobs()), 120, "the head's first job")
+    cluster.ask("scancel", "--signal=INT", "--batch", head)
+    wait_for(lambda: not cluster.jobs(), 120, "all jobs to end", step=1)
+    Head(cluster, tree, "faults", TABLE).finish()
+    assert measurements(tree, "faults").equals(undone[1])

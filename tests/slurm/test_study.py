@@ -14,6 +14,20 @@ def table(tree, name, study="smoke"):
     return polars.read_parquet(tree / f"results/tables/{study}/{name}.parquet")
 
 
+@pytest.mark.parametrize("form", ["gpus", "gres"])
+def test_a_gpu_is_asked_for_in_both_forms(slurm, going, tree, form):
+    edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
+    target = "results/evaluated/smoke/step-20/none/loss-smoke.parquet"
+    head = Head(slurm, tree, "smoke", "--retries", "0", target, site=f"gpu_request: {form}\n")
+    job, _ = head.running("train", seconds=300)  # another device trains anew
+    asked = slurm.ask("scontrol", "--details", "show", "job", job)
+    assert {"gpus": "TresPerJob=gres:gpu:1", "gres": "TresPerNode=gres:gpu:1"}[form] in asked
+    assert "GRES=gpu:1(IDX:0)" in asked, "the job has the node's GPU"
+    said = head.finish(fails=True)
+    assert "torch sees no GPU" in said, "a counted GPU is none: the job starts and says so"
+    wait_for(lambda: not head.jobs(), 30, "the queue to be empty")
+
+
 def test_tables_equal_a_local_runs_to_the_last_bit(done, finished):
     for name in TABLES:
         assert table(done.tree, name).equals(table(finished, name)), name
@@ -74,17 +88,3 @@ def test_doctor_finds_nothing_to_fix_and_then_a_wrong_partition(slurm, done):
     said = command(slurm, done.tree, "doctor", TRAJQUANT_SITE="wrong.yaml")
     assert said.returncode == 1
     assert "fix  partitions: partition `nowhere` is not there or not up: choose from main" in said.stdout
-
-
-@pytest.mark.parametrize("form", ["gpus", "gres"])
-def test_a_gpu_is_asked_for_in_both_forms(cluster, tree, form):
-    edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
-    target = "results/evaluated/smoke/step-20/none/loss-smoke.parquet"
-    head = Head(cluster, tree, "smoke", "--retries", "0", target, site=f"gpu_request: {form}\n")
-    job, _ = head.running("evaluate_loss")
-    asked = cluster.ask("scontrol", "show", "job", job)
-    assert "gres/gpu=1" in next(line for line in asked.splitlines() if "TRES=" in line)
-    assert ("TresPerJob=gres:gpu:1" in asked) == (form == "gpus")
-    said = head.finish(fails=True)
-    assert "torch sees no GPU" in said, "a counted GPU is none: the job starts and says so"
-    wait_for(lambda: not cluster.jobs(), 30, "the queue to be empty")

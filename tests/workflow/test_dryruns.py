@@ -1,12 +1,15 @@
 """Every study can be planned on a fresh clone, and every mistake ends in one clear message before any work."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.tools import ROOT, copy_tree, edit, planned, snakemake
+from tests.tools import ROOT, copy_tree, edit, job_counts, planned, snakemake
 
 
 @pytest.fixture
@@ -65,3 +68,57 @@ def test_an_error_is_one_line_not_a_traceback(fresh):
     output = message(fresh)
     assert "there is no recipe" in output
     assert "Traceback" not in output
+
+
+SITE = """
+account: 12345
+partition: cpu
+gpu_partition: gpu
+gpu_request: gres
+gpu_type: a100
+qos: long
+constraint: nvme
+extra: "--mail-type=FAIL"
+scratch: "/local/$NAME_OF_TEST"
+"""
+
+
+def on_slurm(tree: Path, *arguments: str, site: str = "", fails: bool = False) -> str:
+    """What a dry-run under the Slurm profile prints."""
+    (tree / "site-of-test.yaml").write_text(site)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "slurm", "--dry-run", *arguments],
+        cwd=tree,
+        env=os.environ | {"TRAJQUANT_SITE": "site-of-test.yaml", "NAME_OF_TEST": "someone"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert (done.returncode != 0) == fails, done.stdout[-5000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml")))
+def test_every_study_can_be_planned_for_a_cluster(fresh, study):
+    said = on_slurm(fresh, "--configfile", f"config/studies/{study}.yaml")
+    assert job_counts(said) == planned(fresh, study)
+    assert "slurm_" not in said, "nothing of a site is asked for"
+
+
+def test_the_site_file_reaches_every_job(fresh):
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
+    said = on_slurm(fresh, "--configfile", "config/studies/smoke.yaml", site=SITE)
+    asked = [line for line in said.splitlines() if line.startswith("    resources:")]
+    everywhere = ("slurm_account=12345", "constraint=nvme", "slurm_extra=--mail-type=FAIL", "tmpdir=/local/someone")
+    assert all(word in line for word in everywhere for line in asked), asked[0]
+    on_gpus = [line for line in asked if "gres=gpu:a100:1" in line]
+    assert len(on_gpus) == 3 + 8 + 12 + 2
+    assert all("slurm_partition=gpu" in line for line in on_gpus)
+    assert all("slurm_partition=cpu" in line for line in asked if line not in on_gpus)
+
+
+def test_mistakes_in_the_site_file(fresh):
+    said = on_slurm(fresh, "--configfile", "config/studies/smoke.yaml", site="acount: x\n", fails=True)
+    assert "site-of-test.yaml: unknown key `acount`; did you mean `account`" in said
+    assert "Traceback" not in said
