@@ -22,8 +22,8 @@ doctor: setup ## is this clone ready for its Slurm cluster? What to fix, a line 
 recover: setup ## after a head process died: end what it left behind, so that the same command goes on
 	$(BIN)/python -m scripts.commands.recover
 
-clean-weights: setup ## delete the quantized weights of STUDY, once all of it is measured
-	$(BIN)/python -m scripts.commands.clean_weights $(STUDY)
+clean-weights: setup ## delete the quantized weights of STUDY (and CONFIG: further config files), once it is measured
+	$(BIN)/python -m scripts.commands.clean_weights $(STUDY) $(CONFIG)
 
 smoke: setup ## every stage once, very small
 	$(SNAKEMAKE) --configfile config/studies/smoke.yaml

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake.utils import update_config
 
+from scripts.lib import heads
 from scripts.lib.config import ConfigError, read_yaml
 from scripts.lib.plan import BASELINE, Plan, make_plan
 
@@ -42,20 +43,25 @@ def evaluations(plan: Plan, cell, results: Path) -> list[Path]:
     return [folder / f"{name}.parquet" for name in names]
 
 
-def load_plan(study: str) -> Plan:
-    """The plan of config/studies/{study}.yaml, as Snakemake would read it."""
+def load_plan(study: str, *more: str) -> Plan:
+    """The plan of config/studies/{study}.yaml and further config files, as Snakemake would read them."""
     config = read_yaml("config/default.yaml")
     path = Path(f"config/studies/{study}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
-    update_config(config, read_yaml(path))
+    for file in (path, *more):
+        update_config(config, read_yaml(file))
     return make_plan(config)
 
 
 def main() -> None:
     try:
-        number, freed = clean(load_plan(sys.argv[1] if len(sys.argv) > 1 else ""))
+        head = heads.holder()
+        if head and heads.is_alive(head) is not False:
+            raise RuntimeError(f"a run may need them: {heads.describe(head)}")
+        study, *more = sys.argv[1:] or [""]
+        number, freed = clean(load_plan(study, *more))
     except (ConfigError, RuntimeError) as error:
         sys.exit(f"clean-weights: {error}")
     print(f"deleted {number} quantized models, {freed / 1e6:.1f} MB; checkpoints, tables, figures and the report stay")

@@ -18,9 +18,10 @@ from pathlib import Path
 from scripts.lib import heads
 from scripts.lib.config import ConfigError
 from scripts.lib.site import gpu_request, load_site, site_file
+from scripts.lib.slurm_plugin import accounting
 
 LOCKS = ("envs/trajquant.lock", "envs/slurm.lock")
-ENOUGH_SECONDS = 120  # a finished job must stay visible so long where there is no accounting
+ENOUGH_SECONDS = 240  # a finished job must stay visible so long where there is no accounting: polls are 180 s apart
 PROBE = """
 import os, shutil, socket, tempfile
 import torch
@@ -57,21 +58,20 @@ def scheduler() -> str:
     missing = [name for name in ("sbatch", "squeue", "scancel", "scontrol", "sinfo") if not shutil.which(name)]
     if missing:
         raise Broken(f"{', '.join(missing)} not found: run this on a login node, or load the cluster's Slurm module")
-    if "SLURM_CONF" in os.environ and not Path("/etc/slurm/slurm.conf").exists():
-        raise Broken("SLURM_CONF is set, but job steps do not inherit it: ask for a configuration in /etc/slurm")
     age = re.search(r"MinJobAge\s*=\s*(\d+)", slurm("scontrol", "show", "config"))
-    accounting = subprocess.run(["sacct"], capture_output=True, check=False).returncode == 0
-    if not accounting and int(age[1]) < ENOUGH_SECONDS:
+    if not age:
+        raise Broken("`scontrol show config` does not say MinJobAge: is this Slurm?")
+    if not accounting() and int(age[1]) < ENOUGH_SECONDS:
         raise Broken(f"no accounting, and jobs leave squeue after {age[1]} s: ask for MinJobAge >= {ENOUGH_SECONDS}")
     version = slurm("sinfo", "--version").strip()
-    return f"{version} answers, {'with' if accounting else 'no'} accounting, ended jobs are seen for {age[1]} s"
+    return f"{version} answers, {'with' if accounting() else 'no'} accounting, ended jobs are seen for {age[1]} s"
 
 
 def partitions(site: dict) -> str:
     """The site's partitions exist and are up; one is the default if none is named."""
     rows = [line.split("|") for line in slurm("sinfo", "--noheader", "--format=%P|%a|%l|%D").splitlines()]
     known = {row[0].rstrip("*"): row for row in rows}
-    wanted = [site[key] for key in ("partition", "gpu_partition") if key in site]
+    wanted = [name for key in ("partition", "gpu_partition") if key in site for name in site[key].split(",")]
     wanted = wanted or [name.rstrip("*") for name in (row[0] for row in rows) if name.endswith("*")]
     if not wanted:
         raise Broken(f"no default partition: set `partition` in the site file to one of {', '.join(known)}")
@@ -106,7 +106,7 @@ def locks() -> str:
 def storage() -> str:
     """There is room where results go, and in the caches' folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    free = {path: shutil.disk_usage(path).free / 1e9 for path in (Path.cwd(), cache.parent)}
+    free = {path: shutil.disk_usage(path).free / 1e9 for path in (Path.cwd(), cache) if path.exists()}
     full = [str(path) for path, size in free.items() if size < 5]
     if full:
         raise Broken(f"less than 5 GB free in {' and '.join(full)}: set `folders`, or XDG_CACHE_HOME, to a larger one")
@@ -116,8 +116,9 @@ def storage() -> str:
 def head() -> str:
     """No dead run holds the folder."""
     last = heads.holder()
-    if last and heads.is_alive(last):
-        return f"a run is going on: {heads.describe(last)}"
+    alive = heads.is_alive(last) if last else False
+    if alive or alive is None:
+        return f"{'a run is going on' if alive else 'there is or was a run'}: {heads.describe(last)}"
     if last or any(Path(".snakemake/locks").glob("*")):
         raise Broken("the last run was killed: run `make recover`")
     return "no run is going on"
@@ -136,7 +137,8 @@ def probe(site: dict, timeout: int) -> str:
         f"--output={output / 'log'}",
         *options(site),
     ]
-    script = f"#!/bin/sh\n{sys.executable} - <<'EOF'\n{PROBE.format(scratch=scratch)}\nEOF\n"
+    step = "env -u SLURM_CONF srun --ntasks=1 true"  # as the plugin starts a job's step
+    script = f"#!/bin/sh\n{step} && {sys.executable} - <<'EOF'\n{PROBE.format(scratch=scratch)}\nEOF\n"
     done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Broken(f"sbatch refuses: {done.stderr.strip()}; correct the site file")
@@ -186,7 +188,7 @@ def gpu_options(request: dict) -> list[str]:
     if "gres" in request:
         return [f"--gres={request['gres']}", "--cpus-per-task=1", *partition]
     kind = f"{request['gpu_model']}:" if "gpu_model" in request else ""
-    return [f"--gpus={kind}1", "--ntasks-per-gpu=1", "--cpus-per-task=1", *partition]
+    return [f"--gpus={kind}1", "--cpus-per-task=1", *partition]
 
 
 def sbatch_takes(arguments: list[str]) -> bool:

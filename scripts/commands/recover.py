@@ -28,6 +28,11 @@ def recover(folder: Path) -> list[str]:
         RuntimeError: a head is alive, or it cannot be told from here; nothing was done.
     """
     refuse_if_alive(folder / heads.RECORD)
+    running = [process for process, command in processes_in(folder).items() if "--mode" not in command]
+    if running:
+        raise RuntimeError(
+            f"Snakemake runs in this folder, process {running[0]}; let it end, or stop it (Ctrl-C, kill)"
+        )
     done = []
     jobs = leftover_jobs(folder)
     if jobs:
@@ -60,18 +65,29 @@ def refuse_if_alive(record: Path) -> None:
         )
 
 
-def leftover_processes(folder: Path) -> list[int]:
-    """Snakemake's processes in a folder on this host, and all that they have started: jobs run in the folder itself."""
-    parents, roots = {}, []
+def processes_in(folder: Path) -> dict[int, str]:
+    """Command lines of Snakemake's processes in a folder on this host, by number. Its jobs have `--mode` in theirs, or
+    are one of its scripts; it runs all of them in the folder itself."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             if OF_SNAKEMAKE.search(command) and (path / "cwd").resolve() == folder.resolve():
-                roots.append(int(path.name))
+                found[int(path.name)] = "--mode script" if ".snakemake/scripts/" in command else command
         except OSError:
             continue
-    found = set(roots)
+    return found
+
+
+def leftover_processes(folder: Path) -> list[int]:
+    """Snakemake's processes in a folder on this host, and all that they have started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = set(processes_in(folder))
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return sorted(found)

@@ -38,9 +38,12 @@ def holder(record: Path = RECORD) -> dict | None:
 
 
 def is_alive(head: dict) -> bool | None:
-    """Whether a head still runs; None if that cannot be told from this host."""
+    """Whether a head still runs; None if that cannot be told from this host, or Slurm does not answer."""
     if head["slurm_job"]:
-        return state_of(head["slurm_job"]) in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
+        try:
+            return state_of(head["slurm_job"]) in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING")
+        except (OSError, subprocess.SubprocessError):
+            return None
     if head["host"] != socket.gethostname():
         return None
     return start_of(head["process"]) == head["started"]

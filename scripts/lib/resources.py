@@ -1,12 +1,11 @@
 """What the jobs of each rule ask a cluster for, from the size of what they handle: arithmetic on the plan alone.
 
 The numbers are meant to be too large rather than too small; a job that needs more is tried again with twice as much.
-All jobs of a rule ask for the same, that of the largest: the tasks of a Slurm job array share one request.
 """
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.folders import count_parameters
@@ -43,26 +42,26 @@ class Need:
         return Need(self.memory * 2 ** (attempt - 1), self.minutes * 2 ** (attempt - 1))
 
 
-def needs(plan) -> dict[str, Need]:
-    """What the first attempt of each rule's jobs asks for, in a worked-out study (`scripts.lib.plan.Plan`)."""
+def needs(plan, name: str) -> dict[str, Need]:
+    """What the first attempt of each rule's jobs for one trajectory asks for.
+
+    Args:
+        plan: a worked-out study (`scripts.lib.plan.Plan`).
+        name: the trajectory; rules that belong to none ask for the same in all of them.
+    """
     compute, loss = plan.config["compute"], plan.config["evaluate_loss"]
     speed = FLOPS["cuda"] if compute["device"] == "cuda" else FLOPS["cpu"] * compute["threads"]
-    model = largest([plan.model(name) for name in plan.trajectories])
-    runs = [plan.trajectories[name] for name in plan.by_source("train")]
-    links = [link for name in plan.by_source("train") for link in plan.links(name).values()]
-    steps = max((link["end"] - link["start"] for link in links), default=0)
-    batch = max((run["batch_size"] * run["window"] for run in runs), default=0)
-    forward = max(((run["micro_batch_size"] or run["batch_size"]) * run["window"] for run in runs), default=0)
-    members = max((plan.trajectories[name]["window"] for name in plan.by_source("average")), default=0)
+    model, trajectory = plan.model(name), plan.trajectories[name]
     drawn = [recipe["calibration"] for recipe in plan.recipes.values() if "calibration" in recipe]
     calibration = max((draw["samples"] * draw["window"] for draw in drawn), default=0)
     asked = max((_documents(plan, suite) for suite in plan.suites.values()), default=0)
+    trained = trajectory["source"] == "train"
     return {
         "tokenizer": text(),
         "tokenize": text(),
-        "train": train(model, steps, batch, forward, speed),
+        "train": _train(plan, name, model, speed) if trained else None,
         "publish": publish(model),
-        "average": average(model, members),
+        "average": average(model, trajectory["window"]) if trajectory["source"] == "average" else None,
         "quantize": quantize(model, calibration, speed),
         "evaluate_loss": evaluate_loss(
             model, loss["windows"] * loss["window"], loss["batch_size"] * loss["window"], speed
@@ -72,10 +71,11 @@ def needs(plan) -> dict[str, Need]:
     }
 
 
-def largest(models: list[Model]) -> Model:
-    """The largest of each size."""
-    names = [field.name for field in fields(Model)]
-    return Model(**{name: max(getattr(model, name) for model in models) for name in names})
+def _train(plan, name: str, model: Model, speed: float) -> Need:
+    run = plan.trajectories[name]
+    steps = max(link["end"] - link["start"] for link in plan.links(name).values())
+    forward = (run["micro_batch_size"] or run["batch_size"]) * run["window"]
+    return train(model, steps, run["batch_size"] * run["window"], forward, speed)
 
 
 def _documents(plan, suite: dict) -> int:

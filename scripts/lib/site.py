@@ -4,8 +4,6 @@ The Slurm profile turns it into Snakemake's options; rules use it for the form i
 """
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import yaml
@@ -34,34 +32,15 @@ def load_site() -> dict:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     validate(content, "site", str(path))
+    if "$" in os.path.expandvars(content.get("scratch", "")):
+        raise ConfigError(f"{path}: `scratch` may hold variables of the login node only, not {content['scratch']}")
     return content
 
 
-def squeue_alone() -> None:
-    """Keep the Slurm plugin from turning to sacct where there is no accounting.
-
-    While the controller does not answer, the plugin (2.8.0) takes sacct for all of its attempts. Without accounting
-    sacct never answers, and after the last attempt the plugin forgets its jobs and waits for ever.
-    """
-    if not shutil.which("sacct") or subprocess.run(["sacct"], capture_output=True, check=False).returncode == 0:
-        return
-    import snakemake_executor_plugin_slurm as plugin
-
-    available = plugin.is_query_tool_available
-
-    def is_query_tool_available(name: str) -> bool:
-        return name != "sacct" and available(name)
-
-    plugin.is_query_tool_available = is_query_tool_available
-
-
 def gpu_request(site: dict) -> dict:
-    """Snakemake resources that ask for one GPU in the form that a cluster takes: --gpus=1, or --gres=gpu:1.
-
-    In the latter form the plugin must not add tasks a GPU, which `sbatch` takes together with --gpus only.
-    """
+    """Snakemake resources that ask for one GPU in the form that a cluster takes: --gpus=1, or --gres=gpu:1."""
     kind = site.get("gpu_type")
     partition = {"slurm_partition": site["gpu_partition"]} if "gpu_partition" in site else {}
     if site.get("gpu_request", "gpus") == "gres":
-        return {"gres": f"gpu:{kind}:1" if kind else "gpu:1", "tasks_per_gpu": 0} | partition
+        return {"gres": f"gpu:{kind}:1" if kind else "gpu:1"} | partition
     return {"gpu": 1} | ({"gpu_model": kind} if kind else {}) | partition

@@ -4,7 +4,7 @@ import polars
 import pytest
 
 from tests.slurm.cluster import wait_for
-from tests.slurm.runs import Head, command, submissions
+from tests.slurm.runs import Head, command, snapshot, submissions
 from tests.tools import AFTER_CELLS, edit, job_counts
 
 TABLES = ("checkpoints", "measurements")
@@ -44,7 +44,7 @@ def test_cells_were_submitted_as_arrays(done):
 
 
 def test_a_second_head_stops_and_says_why(done):
-    assert f"A run is going on in this folder: process {done.process.pid} on " in done.second
+    assert f"A run holds this folder: process {done.process.pid} on " in done.second
     assert "LockException" in done.second or "cannot be locked" in done.second
 
 
@@ -88,3 +88,19 @@ def test_doctor_finds_nothing_to_fix_and_then_a_wrong_partition(slurm, done):
     said = command(slurm, done.tree, "doctor", TRAJQUANT_SITE="wrong.yaml")
     assert said.returncode == 1
     assert "fix  partitions: partition `nowhere` is not there or not up: choose from main" in said.stdout
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("arguments", "again"),
+    [
+        (("-R", "evaluate_tasks"), ("/tasks-smoke.", "results/tables/")),
+        (("-R", "quantize", "--until", "quantize"), ("results/quantized/",)),
+    ],
+)
+def test_a_single_stage_is_made_again_and_nothing_else(cluster, done, arguments, again):
+    before = snapshot(done.tree)
+    Head(cluster, done.tree, "smoke", *arguments).finish(400)
+    after = snapshot(done.tree)
+    changed = {path for path in before if after[path] != before[path]}
+    assert changed == {path for path in before if any(part in path for part in again)}

@@ -70,6 +70,15 @@ def test_a_live_head_is_left_alone(folder):
     assert list((folder / ".snakemake").glob("locks/*"))
 
 
+def test_a_snakemake_that_still_plans_is_left_alone(folder, start):
+    (folder / "snakemake").mkdir()
+    (folder / "snakemake/__main__.py").write_text(SLEEP)
+    planning = start("-m", "snakemake", "--profile", "slurm")
+    with pytest.raises(RuntimeError, match=f"Snakemake runs in this folder, process {planning.pid}"):
+        command.recover(folder)
+    assert planning.poll() is None
+
+
 def test_a_head_on_another_host_is_left_alone(folder, monkeypatch):
     heads.claim(folder / heads.RECORD)
     monkeypatch.setattr(heads.socket, "gethostname", lambda: "here")

@@ -5,11 +5,13 @@ import re
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from scripts.commands.clean_weights import load_plan
 from scripts.lib import resources
 from scripts.lib.resources import Model, Need
 from tests.tools import ROOT
 
 SMALL = Model(10**6, 64, 2, 2048)
+WIDE = {"hidden_size": 2048, "intermediate_size": 4096}
 LARGE = Model(7 * 10**9, 4096, 32, 50_000)
 
 
@@ -55,8 +57,14 @@ def test_a_gpu_is_asked_for_less_time():
     assert resources.quantize(LARGE, 10**5, resources.FLOPS["cpu"]).minutes > 600
 
 
-def test_the_largest_of_each_size():
-    assert resources.largest([SMALL, Model(5, 128, 1, 7)]) == Model(10**6, 128, 2, 2048)
+def test_every_trajectory_asks_for_its_own_size():
+    plan = load_plan("smoke")
+    plan.trajectories["smoke"] = plan.trajectories["smoke"] | {"model": plan.trajectories["smoke"]["model"] | WIDE}
+    wide, narrow = resources.needs(plan, "smoke"), resources.needs(plan, "smoke-cooldown")
+    assert wide["quantize"].memory > narrow["quantize"].memory
+    assert wide["tokenize"] == narrow["tokenize"]
+    assert resources.needs(plan, "smoke-lawa")["average"].memory >= resources.PROCESS_MB
+    assert resources.needs(plan, "smoke-lawa")["train"] is None
 
 
 def test_every_rule_asks_or_runs_where_snakemake_was_started():

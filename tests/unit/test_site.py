@@ -32,6 +32,7 @@ def test_a_file_outside_the_clone(write):
         ("gpu_request: both\n", ["site.yaml", "`gpu_request`", "gpus, gres"]),
         ("jobs: 0\n", ["site.yaml", "`jobs`"]),
         ("a: [\n", ["site.yaml", "not valid YAML"]),
+        ("scratch: /local/$NO_SUCH_VARIABLE\n", ["site.yaml", "`scratch`", "login node", "$NO_SUCH_VARIABLE"]),
     ],
 )
 def test_mistakes(write, text, words):
@@ -50,6 +51,6 @@ def test_a_file_that_is_not_there(monkeypatch):
 def test_forms_of_a_gpu_request():
     assert gpu_request({}) == {"gpu": 1}
     assert gpu_request({"gpu_type": "a100"}) == {"gpu": 1, "gpu_model": "a100"}
-    assert gpu_request({"gpu_request": "gres"}) == {"gres": "gpu:1", "tasks_per_gpu": 0}
+    assert gpu_request({"gpu_request": "gres"}) == {"gres": "gpu:1"}
     asked = gpu_request({"gpu_request": "gres", "gpu_type": "a100", "gpu_partition": "big"})
-    assert asked == {"gres": "gpu:a100:1", "tasks_per_gpu": 0, "slurm_partition": "big"}
+    assert asked == {"gres": "gpu:a100:1", "slurm_partition": "big"}

@@ -20,8 +20,8 @@ from scripts.lib.plan import BASELINE, make_plan
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-elif workflow.is_main_process and (head := heads.holder()) and heads.is_alive(head):
-    logger.warning(f"A run is going on in this folder: {heads.describe(head)}. Only look meanwhile (-n --nolock).")
+elif workflow.is_main_process and (head := heads.holder()) and heads.is_alive(head) is not False:
+    logger.warning(f"A run holds this folder: {heads.describe(head)}. While it goes on, only look (-n --nolock).")
 
 config.update(ordered(config))
 try:

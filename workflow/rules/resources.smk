@@ -8,17 +8,20 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-NEEDS = needs(PLAN)
+NEEDS = {name: needs(PLAN, name) for name in PLAN.trajectories}
 GPU = gpu_request(SITE) if DEVICE == "cuda" else {}
 
 
 def asks(rule):
-    """Memory and run time of a rule's jobs; both double with each attempt."""
+    """Memory and run time of a rule's jobs; both double with each attempt, up to what the site allows."""
+
+    def need(wildcards, attempt):
+        return NEEDS[wildcards.get("trajectory", next(iter(NEEDS)))][rule].at(attempt)
 
     def memory(wildcards, attempt):
-        return NEEDS[rule].at(attempt).memory
+        return min(need(wildcards, attempt).memory, SITE.get("max_memory", sys.maxsize))
 
     def minutes(wildcards, attempt):
-        return NEEDS[rule].at(attempt).minutes
+        return min(need(wildcards, attempt).minutes, SITE.get("max_minutes", sys.maxsize))
 
     return {"mem_mb": memory, "runtime": minutes}
