@@ -1,7 +1,7 @@
 """Repairs of Snakemake's Slurm plugin, version 2.8.0: without them a head can wait for ever for jobs that have ended.
 
-The Slurm profile calls `mend` before the plugin is used. tests/slurm/test_plugin.py provokes the faults on a real Slurm;
-when the plugin is renewed, take one repair away after the other and run them.
+The Slurm profile calls `mend` before the plugin is used. tests/slurm/test_plugin.py provokes the faults on a real
+Slurm; when the plugin is renewed, take one repair away after the other and run them.
 """
 
 import itertools
