@@ -20,13 +20,10 @@ rule evaluate_loss:
         ENV
     threads: THREADS
     resources:
-        **asks("evaluate_loss"),
-        **GPU,
+        **asks("evaluate_loss", gpu=True),
     params:
         **config["evaluate_loss"],
-        threads=THREADS,
-        device=DEVICE,
-        dtype=DTYPE,
+        **config["compute"],
         code=fingerprint("evaluate_loss"),
     script:
         "../../scripts/evaluate_loss.py"

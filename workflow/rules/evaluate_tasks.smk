@@ -45,12 +45,9 @@ rule evaluate_tasks:
         ENV
     threads: THREADS
     resources:
-        **asks("evaluate_tasks"),
-        **GPU,
+        **asks("evaluate_tasks", gpu=True),
     params:
-        threads=THREADS,
-        device=DEVICE,
-        dtype=DTYPE,
+        **config["compute"],
         data_root=RESOURCES,
         code=fingerprint("evaluate_tasks"),
     script:

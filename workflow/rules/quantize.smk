@@ -15,17 +15,13 @@ rule quantize:
         f"{RESULTS}/logs/quantize/{{trajectory}}/{{checkpoint}}/{{method}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/quantize/{{trajectory}}/{{checkpoint}}/{{method}}.tsv"
-    wildcard_constraints:
-        method=any_of(PLAN.recipes),
     conda:
         ENV
     threads: THREADS
     resources:
-        **asks("quantize"),
-        **GPU,
+        **asks("quantize", gpu=True),
     params:
-        threads=THREADS,
-        device=DEVICE,
+        **MACHINE,
         code=quantizer_code,
     script:
         "../../scripts/quantize.py"

@@ -12,8 +12,9 @@ NEEDS = {name: needs(PLAN, name) for name in PLAN.trajectories}
 GPU = gpu_request(SITE) if DEVICE == "cuda" else {}
 
 
-def asks(rule):
-    """Memory and run time of a rule's jobs; both double with each attempt, up to what the site allows."""
+def asks(rule, gpu=False):
+    """Memory and run time of a rule's jobs, which double with each attempt, up to what the site allows; a GPU for those
+    that use one, if the study says so."""
 
     def need(wildcards, attempt):
         return NEEDS[wildcards.get("trajectory", next(iter(NEEDS)))][rule].at(attempt)
@@ -24,4 +25,4 @@ def asks(rule):
     def minutes(wildcards, attempt):
         return min(need(wildcards, attempt).minutes, SITE.get("max_minutes", sys.maxsize))
 
-    return {"mem_mb": memory, "runtime": minutes}
+    return {"mem_mb": memory, "runtime": minutes} | (GPU if gpu else {})

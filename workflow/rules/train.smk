@@ -42,13 +42,11 @@ rule train:
         ENV
     threads: THREADS
     resources:
-        **asks("train"),
-        **GPU,
+        **asks("train", gpu=True),
     params:
+        **MACHINE,
         run=run_of,
         link=link_span,
-        threads=THREADS,
-        device=DEVICE,
         save_every=config["train"]["save_every"],
         state=f"{RESOURCES}/state/{{trajectory}}/{{link}}",
     script:
