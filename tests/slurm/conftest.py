@@ -18,8 +18,8 @@ def slurm(tmp_path_factory):
 
 
 @pytest.fixture
-def cluster(slurm):
-    """The cluster, idle before a test and with an empty queue after it."""
+def cluster(slurm, done):
+    """The cluster after the smoke study, idle before a test and with an empty queue after it."""
     slurm.wait_until_idle()
     yield slurm
     left = slurm.jobs()

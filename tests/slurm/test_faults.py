@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -60,6 +61,13 @@ def stage_process(tree, rule, trajectory, method):
     return wait_for(lambda: log.exists() and processes_with(log), 60, f"{log} to be written")[0]
 
 
+def stop_when_seen(log):
+    """Stop the process that writes a log as soon as there is one, so that its job will be over its time."""
+    while not (log.exists() and processes_with(log)):
+        time.sleep(0.1)
+    os.kill(processes_with(log)[0], signal.SIGSTOP)
+
+
 def lose_and_return(cluster, node):
     cluster.lose_node(node)
     wait_for(lambda: "down" in cluster.ask("sinfo", "--noheader", "--format=%t", "--nodes", node), 60, "a lost node")
@@ -79,13 +87,14 @@ def test_one_of_each_kind(slurm, going, undone):
     request(tree, "quantize", memory=500)
     request(tree, "tabulate", minutes=1)
     head = Head(slurm, tree, "faults", TABLE)
-    _, node = head.running("")
-    lose_and_return(slurm, node)
-    slurm.ask("scancel", head.running("")[0])
+    watcher = threading.Thread(target=stop_when_seen, args=(tree / "results/logs/tabulate/faults.log",), daemon=True)
+    watcher.start()
+    lose_and_return(slurm, head.running("evaluate_loss")[1])
+    slurm.ask("scancel", head.running("evaluate_loss")[0])
     restart_controller(slurm, 3)
-    log = tree / "results/logs/tabulate/faults.log"
-    stopped = wait_for(lambda: log.exists() and processes_with(log), 300, "the last job")[0]
-    os.kill(stopped, signal.SIGSTOP)
+    watcher.join(300)
+    assert not watcher.is_alive(), "tabulate was never seen to run"
+    assert "CANCELLED" in head.said, "evaluate_loss was cancelled"
     assert "mem_mb=1000" in head.said, "quantize was killed for its memory"
     wait_for(lambda: "runtime=2\n" in head.said, 180, "a retry with more time")
     head.running("tabulate")
