@@ -193,7 +193,7 @@ def test_a_killed_head_whose_jobs_went_on(cluster, undone):
 def submit_head(cluster, tree):
     (tree / ".venv").symlink_to(ROOT / ".venv")
     arguments = ["workflow/profiles/slurm/head.sh", "config/studies/faults.yaml", *QUICK, TABLE]
-    return cluster.ask("sbatch", "--parsable", f"--chdir={tree}", *arguments, folder=tree).strip()
+    return cluster.ask("sbatch", "--parsable", "--time=60", f"--chdir={tree}", *arguments, folder=tree).strip()
 
 
 @pytest.mark.full
