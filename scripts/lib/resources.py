@@ -10,9 +10,7 @@ from pathlib import Path
 
 from scripts.lib.folders import count_parameters
 
-PROCESS_MB = (
-    2500  # torch, transformers, lm-eval or GPTQModel imported: 0.7 to 1.3 GB; three Snakemakes around it: 0.4 GB
-)
+PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
 START_MINUTES = 10  # imports from a cold shared file system, and waiting for its files
 FLOPS = {"cpu": 5e9, "cuda": 3e13}  # a second, for each thread on a CPU
 DISK_BYTES = 1e8  # a second, read, hashed and written

@@ -4,6 +4,7 @@ The Slurm profile calls `mend` before the plugin is used. tests/slurm/test_plugi
 Slurm; when the plugin is renewed, take one repair away after the other and run them.
 """
 
+import functools
 import itertools
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ import subprocess
 import snakemake_executor_plugin_slurm as plugin
 
 
+@functools.cache
 def accounting() -> bool:
-    """Whether sacct answers."""
+    """Whether sacct answers; it is asked once a process."""
     try:
         return (
             bool(shutil.which("sacct")) and subprocess.run(["sacct"], capture_output=True, timeout=30).returncode == 0
