@@ -25,8 +25,8 @@ def learning_rate(schedule: dict, step) -> np.ndarray:
     step = np.asarray(step, dtype=np.float64)
     if schedule["name"] == "piecewise":
         number = _segment_of(schedule, step)
-        rates = [_segment_rate(segment, step) for segment in _whole(schedule)]
-        return np.choose(number, rates)
+        rates = np.stack([_segment_rate(segment, step) for segment in _whole(schedule)])
+        return np.take_along_axis(rates, number[None], axis=0)[0]
     peak, warmup = schedule["peak"], schedule["warmup"]
     rising = np.minimum(step / warmup, 1.0) if warmup else np.ones_like(step)
     return peak * np.where(step < warmup, rising, _falling(schedule, step))

@@ -76,6 +76,14 @@ SURPRISES = {
     ("olmo3-7b-midtraining", 0): 2.0712352850360292e-4,  # a re-warm: stage 1 ended at 3.9e-5
     ("olmo3-7b", 1_413_814): 3.9325e-5,
     ("smollm3-3b", 4_198_001): 2e-4,  # stable until 9.9T tokens, not for all 11T
+    ("marin-8b", 820_000): 1.7e-4,  # a decay in the midst of the run, ...
+    ("marin-8b", 821_000): 9.35e-4,  # ... a re-warm of 2000 steps, ...
+    ("marin-8b", 1_320_000): 1.7e-3,
+    ("marin-8b", 1_400_000): 1.7e-5,  # ... and another decay
+}
+PEAKS = {  # of Pythia, by size, with the floor a tenth of each
+    **{"14m": 1e-3, "31m": 1e-3, "70m": 1e-3, "160m": 6e-4, "410m": 3e-4},
+    **{"1b": 2.5e-4, "1.4b": 2e-4, "2.8b": 1.6e-4, "6.9b": 1.2e-4, "12b": 1.2e-4},
 }
 
 
@@ -84,6 +92,22 @@ def test_surprises(name, step):
     schedule = load_named(FOLDER, "trajectory", name)["schedule"]
     found = schedules.peak(schedule) if step == "peak" else float(schedules.learning_rate(schedule, step))
     assert found == pytest.approx(SURPRISES[name, step], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in HUB if name.startswith("pythia-")])
+def test_peaks_and_ends_of_pythia(name):
+    schedule, peak = load_named(FOLDER, "trajectory", name)["schedule"], PEAKS[name.split("-")[1]]
+    found = schedules.learning_rate(schedule, [143, 1430, 115_200, 143_000])
+    assert found == pytest.approx([0.1 * peak, peak, 0.1 * peak, 0.1 * peak], rel=2e-3)
+
+
+def test_phases_and_batches_of_marin():
+    rows = {row["revision"]: row for row in read("marin-8b")["points"]}
+    assert [row["phase"] for row in rows.values()] == ["stable", "decay", "stable", "decay", "stable"]
+    found = {name: round(row["tokens"] / 1e12, 2) for name, row in rows.items()}
+    assert found == {"ocelot": 3.78, "jellyfish": 4.78, "phoenix": 11.07, "starling": 12.42, "deeper-starling": 12.75}
+    schedule = load_named(FOLDER, "trajectory", "marin-8b")["schedule"]
+    assert schedules.phase(schedule, [500, 820_001, 822_001]).tolist() == ["warmup", "rewarm", "stable"]
 
 
 def test_the_batch_of_apertus_doubles():
