@@ -1,10 +1,10 @@
 """Disk that published checkpoints take while they are measured, and the order of fetches that keeps it below a budget.
 
-Snakemake frees a resource when a job ends, not when its output is deleted. So the budget is in the graph: as many
-checkpoints are on disk at once as fit, and the fetch of each further one waits until an earlier one is measured.
+Snakemake frees a resource when a job ends, not when its output is deleted. So the budget is in the graph: checkpoints
+stand in lanes that fit into it side by side, and each fetch waits until the one before it in its lane is measured.
 """
 
-from itertools import accumulate
+from itertools import pairwise
 
 from scripts.lib.config import ConfigError
 from scripts.lib.sizes import checkpoint_bytes, quantized_bytes
@@ -33,15 +33,28 @@ def footprints(plan) -> dict[tuple[str, int], int]:
     return {point: size + max(pickled, quantized) for point, (size, pickled, quantized) in found.items()}
 
 
-def at_once(sizes: dict[tuple[str, int], int], budget: float) -> int:
-    """How many checkpoints may be on disk at once, whichever they are, for a budget in GB."""
-    return sum(total <= budget * GB for total in accumulate(sorted(sizes.values(), reverse=True)))
+def lanes(sizes: dict[tuple[str, int], int], budget: float) -> list[list[tuple[str, int]]]:
+    """Share checkpoints out among lanes of which each holds one at a time, its largest first, within a budget in GB.
+
+    The largest come first (longest processing time first, Graham 1969): each opens a lane if there is room for it, and
+    else goes to the lane that has the fewest bytes to handle. Small models do not wait for places as large ones need.
+    """
+    found, loads, free = [], [], budget * GB
+    for point, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        if size <= free:
+            found.append([])
+            loads.append(0)
+            free -= size
+            place = len(found) - 1
+        else:
+            place = loads.index(min(loads))
+        found[place].append(point)
+        loads[place] += size
+    return found
 
 
 def waits_for(plan) -> dict[tuple[str, int], tuple[str, int]]:
-    """Which checkpoint has to be measured before another one is fetched, under `fetch.disk_budget`.
-
-    Checkpoint i waits for i - k, where any k of them fit into the budget; so at most k are there at once.
+    """Which checkpoint has to be measured before another one is fetched, under `fetch.disk_budget`: see `lanes`.
 
     Returns:
         {(trajectory, step): (trajectory, step)} without those that wait for none.
@@ -54,15 +67,13 @@ def waits_for(plan) -> dict[tuple[str, int], tuple[str, int]]:
     if not sizes:
         return {}
     _check(plan, {name for name, _ in sizes})
-    many = at_once(sizes, budget)
-    if not many:
-        (name, step), size = max(sizes.items(), key=lambda item: item[1])
+    (name, step), size = max(sizes.items(), key=lambda item: item[1])
+    if size > budget * GB:
         raise ConfigError(
             f"config: fetch.disk_budget: {budget} GB is less than {name}/step-{step} takes with what is quantized from "
             f"it, {size / GB:.3g} GB; raise it"
         )
-    points = list(sizes)
-    return dict(zip(points[many:], points, strict=False))
+    return {later: before for lane in lanes(sizes, budget) for before, later in pairwise(lane)}
 
 
 def _check(plan, published: set[str]) -> None:

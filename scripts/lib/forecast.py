@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,9 +155,9 @@ class Forecast:
         return sum(seconds + job.loading for (_, seconds), job in zip(found, jobs, strict=True))
 
     def wall(self, jobs: list[Job]) -> float:
-        """Seconds of jobs with `at_once` side by side: not less than the longest, nor than a chain of training."""
+        """Seconds of jobs with `at_once` side by side: no less than the longest, a chain of training or a lane."""
         longest = max((self.seconds([job]) for job in jobs), default=0.0)
-        return max(self.seconds(jobs) / self.at_once, longest, self._longest_chain(jobs))
+        return max(self.seconds(jobs) / self.at_once, longest, self._longest_chain(jobs), self._longest_lane(jobs))
 
     def units(self, stage: str) -> tuple[str, int]:
         """ "GPU" or "CPU", and how many of them a job of the stage holds."""
@@ -177,6 +178,25 @@ class Forecast:
             return links.get(link, 0.0) + until(self.plan.links(link[0])[link[1]]["parent"]) if link else 0.0
 
         return max(map(until, links), default=0.0)
+
+    def _longest_lane(self, jobs: list[Job]) -> float:
+        """Of the checkpoints that wait for one another under a disk budget, with the cells of each side by side."""
+        fetched, quantized, evaluated = {}, {}, {}
+        kinds = {"fetch": fetched, "quantize": quantized, "evaluate_loss": evaluated, "evaluate_tasks": evaluated}
+        for job in jobs:
+            if (found := kinds.get(job.stage)) is not None:
+                found[job.names[:3]] = max(found.get(job.names[:3], 0.0), self.seconds([job]))
+        slowest = Counter()
+        for cell in {**quantized, **evaluated}:
+            slowest[cell[:2]] = max(slowest[cell[:2]], quantized.get(cell, 0.0) + evaluated.get(cell, 0.0))
+
+        def until(point: tuple[str, int] | None) -> Iterator[float]:
+            while point:
+                names = (point[0], f"step-{point[1]}")
+                yield fetched.get(names, 0.0) + slowest[names]
+                point = self.plan.waits_for.get(point)
+
+        return max((sum(until(point)) for point in self.plan.waits_for), default=0.0)
 
 
 def make_forecast(plan: Plan, at_once: int) -> Forecast:
@@ -222,8 +242,8 @@ def peak_disk(plan: Plan, at_once: int) -> int:
     """
     budget, bounded, places = plan.config["fetch"]["disk_budget"], set(), []
     if budget is not None:
-        bounded, places = set(plan.by_source("hub")), disk.footprints(plan)
-        places = sorted(places.values(), reverse=True)[: disk.at_once(places, budget)]
+        bounded, held = set(plan.by_source("hub")), disk.footprints(plan)
+        places = [held[lane[0]] for lane in disk.lanes(held, budget)]
     steps = [(name, step) for name, step in checkpoints_needed(plan) if plan.trajectories[name]["source"] != "local"]
     checkpoints = [checkpoint_bytes(plan, *step)[0] for step in steps if step[0] not in bounded]
     kinds = Counter((cell.trajectory, cell.method) for cell in plan.cells if cell.method != BASELINE)

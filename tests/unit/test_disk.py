@@ -9,13 +9,13 @@ from scripts.lib.plan import load_plan
 
 @pytest.fixture
 def plan():
-    """OLMo-2 1B's own study: 49 checkpoints of 1.48 billion weights, estimated at 4 bytes each, and four methods."""
+    """OLMo-2 1B's own study: 50 checkpoints of 1.48 billion weights, estimated at 4 bytes each, and four methods."""
     return load_plan("olmo2-1b")
 
 
 def test_a_footprint_holds_the_checkpoint_and_all_that_is_quantized_from_it(plan):
     sizes = disk.footprints(plan)
-    assert len(sizes) == 49
+    assert len(sizes) == 50
     source = dense = 4 * 1.48e9
     packed = set(sizes.values()).pop() - source - dense
     assert 3 * 3 / 8 * 1.48e9 < packed < 3 * dense
@@ -37,6 +37,17 @@ def test_each_waits_for_the_one_that_has_to_make_room(plan):
     assert [found[point] for point in points[3:]] == points[:-3]
     plan.config["fetch"]["disk_budget"] = None
     assert disk.waits_for(plan) == {}
+
+
+def test_small_checkpoints_do_not_wait_for_places_of_large_ones():
+    sizes = {("large", step): 40 * disk.GB for step in range(4)} | {("small", step): disk.GB for step in range(60)}
+    found = disk.lanes(sizes, 85)
+    assert sorted(point for lane in found for point in lane) == sorted(sizes)
+    widths = [max(sizes[point] for point in lane) for lane in found]
+    assert sorted(widths) == [disk.GB] * 5 + [40 * disk.GB] * 2
+    assert sum(widths) <= 85 * disk.GB
+    assert [sizes[lane[0]] for lane in found] == widths, "the largest comes first"
+    assert {len([point for point in lane if point[0] == "large"]) for lane in found} == {0, 2}
 
 
 def test_a_budget_for_less_than_one_checkpoint_is_refused(plan):

@@ -207,3 +207,25 @@ def test_downloads_and_disk(published):
     assert forecast.peak_disk(published, 1) == 6010 + 4000
     published.config["fetch"] = {"keep_weights": False, "disk_budget": 11e-6}
     assert forecast.peak_disk(published, 1) == 4010 + 4000 + 2200  # one of them at once
+
+
+def test_what_waits_for_room_takes_no_less_than_its_lane(published):
+    paces = {"fetch": Pace(7), "quantize": Pace(20), "evaluate_loss": Pace(3), "evaluate_tasks": Pace(5)}
+    jobs = [
+        Job(stage, ("run", f"step-{step}", *names), 0.0, 0.0, "run", False)
+        for step in (1, 2)
+        for stage, *names in (
+            ("fetch",),
+            *(("quantize", method) for method in ("rtn", "gptq")),
+            *(
+                (stage, method, "c")
+                for stage in ("evaluate_loss", "evaluate_tasks")
+                for method in ("none", "rtn", "gptq")
+            ),
+        )
+    ]
+    made = Forecast(published, jobs, paces, paces, {}, 100)
+    assert made.wall(jobs) == 20
+    published.waits_for = {("run", 2): ("run", 1)}
+    assert made.wall(jobs) == 2 * (7 + 20 + 5)
+    assert made.wall([job for job in jobs if job.stage == "evaluate_tasks"]) == 10
