@@ -35,9 +35,8 @@ def corpus(definition: dict, name: str, out: dict[str, str], manifest_path: str)
 
     Args:
         definition: the entry of the config section `corpus`: `source` (docstrings, files or hub) with its keys,
-            `fractions` (of validation and calibration; the rest is train), `minimum_characters`, and optionally
-            `documents` (take exactly so many, the first ones that are long enough) and `near_duplicates` (drop a
-            document if this share of its word 5-shingles occurs in longer documents; null or absent keeps them).
+            `fractions` (of validation and calibration; the rest is train), and optionally `minimum_characters`,
+            `documents` (so many) and `near_duplicates` (drop what shares that much of its 5-shingles with longer ones).
         name: the corpus's name.
         out: path of each split's parquet file.
         manifest_path: where to write the manifest, which is also returned.
@@ -233,9 +232,10 @@ def hub(definition: dict) -> Iterator[Document]:
 
 def commit_of(definition: dict) -> dict[str, str]:
     """`revision` of a hub's data set as the commit that it is now; it is kept in the manifest, with the definition."""
-    if definition["source"] != "hub" or Path(definition["dataset"]).exists():
+    revision = definition.get("revision")
+    if definition["source"] != "hub" or Path(definition["dataset"]).exists() or len(revision or "") == 40:  # a commit
         return {}
-    return {"revision": HfApi().dataset_info(definition["dataset"], revision=definition.get("revision")).sha}
+    return {"revision": HfApi().dataset_info(definition["dataset"], revision=revision).sha}
 
 
 def text_of(row: dict, field: str, where: str) -> str:

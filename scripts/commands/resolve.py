@@ -1,4 +1,4 @@
-"""make resolve STUDY=X: what a study fetches, checkpoints and tasks' data, becomes commits, sizes and hashes: locks."""
+"""make resolve STUDY=X: what a study takes from a hub, checkpoints, tasks' data and corpora, becomes commits: locks."""
 
 import itertools
 import sys
@@ -21,7 +21,7 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
 
     Args:
         plan: the study.
-        folder: that of trajectories/ and tasks/, whose locks/ are written.
+        folder: that of trajectories/ and datasets/, whose locks/ are written.
 
     Returns:
         What moved on the hub since it was locked, and what the hub does not give, a line each. Where the hub fails
@@ -36,8 +36,10 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
         _, dataset, name = path.as_posix().split("/", 2)
         data.setdefault(dataset, []).append(name)
     runs = [resolve_trajectory(plan, name, asked, folder / "trajectories") for name, asked in steps.items() if asked]
-    runs += [resolve_dataset(dataset, names, folder / "tasks") for dataset, names in data.items()]
-    progress, notes = Progress(sum(map(len, steps.values())) + len(data), "revisions"), []
+    runs += [resolve_dataset(dataset, names, folder / "datasets") for dataset, names in data.items()]
+    corpora = published_corpora(plan)
+    runs += [resolve_corpus(corpus, folder / "datasets") for corpus in corpora]
+    progress, notes = Progress(sum(map(len, steps.values())) + len(data) + len(corpora), "revisions"), []
     try:
         for done, note in enumerate(itertools.chain(*runs), start=1):
             notes += [note] if note else []
@@ -75,6 +77,25 @@ def resolve_dataset(dataset: str, names: list[str], folder: Path) -> Iterator[st
     yield notes[-1]
 
 
+def published_corpora(plan: Plan) -> list[dict]:
+    """The entries of the config's section `corpus` that the study reads from a hub."""
+    tokens = jobs.tokens_needed(plan)
+    needed = jobs.corpora_needed(plan, tokens, jobs.tokenizers_needed(plan, tokens))
+    return [corpus for corpus in map(plan.config["corpus"].get, needed) if locks.is_published(corpus)]
+
+
+def resolve_corpus(corpus: dict, folder: Path) -> Iterator[str | None]:
+    """Lock the commit of a corpus's data set."""
+    repo, revision = corpus["dataset"], locks.revision_of(corpus)
+    name = repo.replace("/", "--")
+    lock = locks.read(folder, name)
+    with telling() as notes:
+        found = {"repo": repo, "commit": hub.commit_of_dataset(repo, revision), "files": {}}
+        notes.append(locks.merge(lock, revision, found))
+        locks.write(folder, name, lock)
+    yield notes[-1]
+
+
 @contextmanager
 def telling() -> Iterator[list[str | None]]:
     """A list of notes, the last of which is what the hub says where it does not give something; then others go on."""
@@ -95,7 +116,7 @@ def main() -> None:
         sys.exit(f"resolve: {error}")
     if notes:
         sys.exit("\n".join(notes))
-    print(f"locked below {FOLDER}/trajectories/locks and {FOLDER}/tasks/locks; commit the files to share them")
+    print(f"locked below {FOLDER}/trajectories/locks and {FOLDER}/datasets/locks; commit the files to share them")
 
 
 if __name__ == "__main__":

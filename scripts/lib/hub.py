@@ -64,6 +64,16 @@ def describe_revision(repo: str, revision: str, kind: str = "model") -> dict:
     return {"commit": info.sha, "files": files}
 
 
+def commit_of_dataset(repo: str, revision: str) -> str:
+    """The commit that a revision of a data set is at, without a listing of its files, which may be a hundred thousand.
+
+    Raises:
+        Unavailable: as of `describe_revision`.
+    """
+    asked = {"revision": revision, "expand": ["sha"], "timeout": TIMEOUT}
+    return patiently(lambda: HfApi().dataset_info(repo, **asked), f"{repo} at revision {revision}").sha
+
+
 def model_files(files: dict[str, dict], where: str, code: Iterable[str] = ()) -> dict[str, dict]:
     """Those of a revision's files that a checkpoint needs: its config and its weights, as safetensors if there are any.
 

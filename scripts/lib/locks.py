@@ -1,7 +1,7 @@
 """Locks: what revisions on a hub were when they were resolved; files that a user can commit.
 
-A published trajectory has one, `config/trajectories/locks/NAME.json`, and so has a data set of tasks,
-`config/tasks/locks/OWNER--NAME.json`.
+A published trajectory has one, `config/trajectories/locks/NAME.json`, and so has a data set of tasks or corpora,
+`config/datasets/locks/OWNER--NAME.json`.
 """
 
 import json
@@ -13,7 +13,7 @@ CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps its conv
 
 
 def path_of(folder: Path | str, name: str) -> Path:
-    """Where a lock lies, below the folder of trajectories or of tasks."""
+    """Where a lock lies, below the folder of trajectories or of data sets."""
     return Path(folder) / "locks" / f"{name}.json"
 
 
@@ -21,7 +21,8 @@ def read(folder: Path | str, name: str) -> dict:
     """A lock; an empty one if there is none.
 
     Returns:
-        revisions: {revision: {repo, commit, files}}; of a trajectory also tokenizer: {repo, commit, files}.
+        revisions: {revision: {repo, commit, files}}; of a trajectory also tokenizer: {repo, commit, files}. What is
+        locked for a corpus has no files: it is read as a stream.
     """
     path = path_of(folder, name)
     return json.loads(path.read_text()) if path.is_file() else {"revisions": {}}
@@ -53,3 +54,21 @@ def of_dataset(folder: Path | str, name: str, file: str) -> dict | None:
     """What a lock has of one file of a data set: repo, commit, and in `files` its entry if there is one; or None."""
     known = read(folder, name)["revisions"].get(CONVERTED)
     return known and {**known, "files": {path: entry for path, entry in known["files"].items() if path == file}}
+
+
+def is_published(corpus: dict) -> bool:
+    """Whether a corpus, an entry of the config's section, is read from a hub; a hub's data set may also be a folder."""
+    return corpus["source"] == "hub" and not Path(corpus["dataset"]).exists()
+
+
+def revision_of(corpus: dict) -> str:
+    """Which revision of its data set a published corpus asks for."""
+    return corpus.get("revision") or "main"
+
+
+def pin(folder: Path | str, corpus: dict) -> dict:
+    """A corpus with the commit of its data set as `revision` where a lock has it, keys sorted; else as it is."""
+    if not is_published(corpus):
+        return corpus
+    known = read(folder, corpus["dataset"].replace("/", "--"))["revisions"].get(revision_of(corpus))
+    return dict(sorted((corpus | {"revision": known["commit"]}).items())) if known else corpus

@@ -66,6 +66,8 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     with Hub(tmp_path / "hub") as hub:
         prepare(tree, hub, tmp_path, tmp_path / "tokenizer")
         run(tree, hub.endpoint, sys.executable, "-m", "scripts.commands.resolve", "toy")
+        locked = hub.repos["datasets/org/letters"].branches["main"]
+        hub.move("datasets/org/letters", "main", {"data/train-00000-of-00001.parquet": b"newer, and not taken"})
         output = run(tree, hub.endpoint, *command("toy", "all_prefetched"))
     assert job_counts(output)["fetch_dataset"] == 4
     said = run(tree, hub.endpoint, *ALONE, sys.executable, "-m", "scripts.commands.prefetch", "toy")
@@ -78,7 +80,7 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     table = polars.read_parquet(tree / "results/tables/toy/measurements.parquet")
     assert {"sciq", "piqa", "own", "letters"} == set(table["dataset"])
     corpus = manifests.read(tree / "resources/corpora/letters/manifest.json")
-    assert corpus["definition"]["revision"] == hub.repos["datasets/org/letters"].branches["main"]
+    assert corpus["definition"]["revision"] == locked
     results = manifests.read(next((tree / "results/evaluated").rglob("tasks-toy.json")))
-    lock = locks.read(tree / "config/tasks", "allenai--sciq")
+    lock = locks.read(tree / "config/datasets", "allenai--sciq")
     assert results["datasets"]["allenai/sciq"] == lock["revisions"][locks.CONVERTED]["commit"]

@@ -27,7 +27,9 @@ TRAJECTORY = {
     "sources": [{"figures": ["schedule"], "source": "this test", "verified": True}],
 }
 MEAN = {"source": "average", "of": "tiny", "average": "lawa", "window": 2, "stride": 10, "keep": [30]}
-SCIQ, SIQA = "datasets/allenai/sciq", "datasets/lighteval/siqa"
+SCIQ, SIQA, TEXTS = "datasets/allenai/sciq", "datasets/lighteval/siqa", "datasets/org/texts"
+CORPUS = {"source": "hub", "dataset": "org/texts", "split": "train", "documents": 9}
+CORPUS |= {"fractions": {"validation": 1, "calibration": 0}}
 BRANCH = locks.CONVERTED
 
 
@@ -40,13 +42,17 @@ def config(tmp_path):
         (folder / f"trajectories/{name}.yaml").write_text(yaml.safe_dump(content))
     (folder / "tasks").mkdir()
 
-    def plan(*tasks):
+    def plan(*tasks, corpora=None):
+        tasks = tasks or ("sciq",)
         asked = [{"task": task, "num_fewshot": 2} for task in tasks]
         (folder / "tasks/suite-toy.yaml").write_text(yaml.safe_dump({"tasks": asked, "batch_size": 2, "limit": None}))
-        block = {"trajectories": ["mean", "tiny"], "methods": ["none"], "checkpoints": [30], "loss": ["docstrings"]}
+        block = {"trajectories": ["mean", "tiny"], "methods": ["none"], "checkpoints": [30]}
+        block |= {"loss": ["docstrings", *(corpora or {})]}
         study = {"name": "toy", "title": "Toy", "cells": [block | {"tasks": ["toy"]}]}
         folders = {"resources": str(tmp_path / "resources"), "results": str(tmp_path / "results")}
-        return make_plan(read_yaml("config/default.yaml") | {"study": study, "folders": folders}, folder)
+        default = read_yaml("config/default.yaml")
+        default["corpus"] |= corpora or {}
+        return make_plan(default | {"study": study, "folders": folders}, folder)
 
     return folder, plan
 
@@ -57,6 +63,8 @@ def server(tmp_path, monkeypatch):
         for step in (10, 20, 30):
             server.add("tiny/model", f"step{step}", CHECKPOINT | {"model.safetensors": b"%d" % step})
         server.add("tiny/model", "main", {"tokenizer.json": b"{}"})
+        server.add(TEXTS, "main", {"data.jsonl": b""})
+        server.add(TEXTS, "v2", {"data.jsonl": b"{}"})
         for repo in (SCIQ, SIQA):
             name = repo.removeprefix("datasets/").replace("/", "--")
             splits = ("train", "validation", "test")
@@ -79,13 +87,13 @@ def test_checkpoints_and_data_are_locked(server, config):
     assert list(lock["revisions"]) == ["step20", "step30"]  # step 20 for the average
     assert lock["revisions"]["step30"]["commit"] == server.repos["tiny/model"].branches["step30"]
     assert list(lock["tokenizer"]["files"]) == ["tokenizer.json"]
-    lock = read(folder / "tasks", "lighteval--siqa")
+    lock = read(folder / "datasets", "lighteval--siqa")
     assert list(lock) == ["revisions"]
     assert lock["revisions"][BRANCH]["commit"] == server.repos[SIQA].branches[BRANCH]
     files = lock["revisions"][BRANCH]["files"]
     assert list(files) == ["default/train/0000.parquet", "default/validation/0000.parquet"]
     assert all(entry["bytes"] > 0 and entry.keys() & {"sha256", "blob"} for entry in files.values())
-    assert (folder / "tasks/locks/allenai--sciq.json").is_file()
+    assert (folder / "datasets/locks/allenai--sciq.json").is_file()
     assert plan("sciq").published("tiny", 30)["locked"] is not None
 
 
@@ -97,7 +105,7 @@ def test_what_the_hub_does_not_give_is_said_and_the_rest_is_locked(server, confi
     assert "step20: the hub has no such revision" in missing
     assert "lighteval/siqa" in gated
     assert list(read(folder / "trajectories", "tiny")["revisions"]) == ["step30"]
-    assert (folder / "tasks/locks/allenai--sciq.json").is_file()
+    assert (folder / "datasets/locks/allenai--sciq.json").is_file()
 
 
 def test_a_hub_that_fails_altogether_ends_it_and_keeps_what_was_resolved(server, config, monkeypatch):
@@ -107,23 +115,43 @@ def test_a_hub_that_fails_altogether_ends_it_and_keeps_what_was_resolved(server,
     (failed,) = resolve.resolve(plan("sciq"), folder)
     assert "the hub failed 6 times" in failed
     assert list(read(folder / "trajectories", "tiny")["revisions"]) == ["step20"]
-    assert not (folder / "tasks/locks/allenai--sciq.json").exists()
+    assert not (folder / "datasets/locks/allenai--sciq.json").exists()
 
 
 def test_what_moved_is_said_and_not_followed(server, config):
     folder, plan = config
     resolve.resolve(plan("sciq"), folder)
-    path = folder / "tasks/locks/allenai--sciq.json"
-    before = read(folder / "tasks", "allenai--sciq")["revisions"][BRANCH]
+    path = folder / "datasets/locks/allenai--sciq.json"
+    before = read(folder / "datasets", "allenai--sciq")["revisions"][BRANCH]
     removed = before["files"].pop("default/train/0000.parquet")  # as if no study had asked for it yet
     path.write_text(json.dumps({"revisions": {BRANCH: before}}))
     other = benchmark_rows.parquet("allenai--sciq", 4)
     server.move(SCIQ, BRANCH, {f"default/{split}/0000.parquet": other for split in ("train", "test")})
     (moved,) = resolve.resolve(plan("sciq"), folder)
     assert moved.startswith(f"allenai/sciq: `{BRANCH}` moved from {before['commit'][:12]} to ")
-    after = read(folder / "tasks", "allenai--sciq")["revisions"][BRANCH]
+    after = read(folder / "datasets", "allenai--sciq")["revisions"][BRANCH]
     assert after["commit"] == before["commit"]
     assert after["files"]["default/train/0000.parquet"] == removed
+
+
+def test_corpora_are_locked_and_pinned(server, config):
+    folder, plan = config
+    heads, path = server.repos[TEXTS].branches, folder / "datasets"
+    corpora = {"newest": CORPUS, "second": CORPUS | {"revision": "v2"}, "disk": CORPUS | {"dataset": str(folder)}}
+    assert locks.pin(path, CORPUS) == CORPUS
+    assert resolve.resolve(plan(corpora=corpora), folder) == []
+    assert {key: entry["commit"] for key, entry in read(path, "org--texts")["revisions"].items()} == heads
+    before = heads["main"]
+    assert locks.pin(path, CORPUS) == dict(sorted((CORPUS | {"revision": before}).items()))
+    assert locks.pin(path, corpora["second"])["revision"] == heads["v2"]
+    assert locks.pin(path, corpora["disk"]) == corpora["disk"]
+    after = server.move(TEXTS, "main", {"data.jsonl": b"[]"})
+    moved = f"org/texts: `main` moved from {before[:12]} to {after[:12]}; the lock is kept"
+    assert resolve.resolve(plan(corpora=corpora), folder) == [moved]
+    assert locks.pin(path, CORPUS)["revision"] == before
+    missing = {"gone": CORPUS | {"revision": "v3"}}
+    (told,) = resolve.resolve(plan(corpora=missing), folder)
+    assert told == "org/texts at revision v3: the hub has no such revision or file"
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_new_data_are_evaluated_again_and_a_lock_is_followed(tree):
     target = "resources/datasets/allenai--sciq/default/test/0000.parquet"
     assert planned(tree, "smoke", target) == {"fetch_dataset": 1}
     lock = {"revisions": {locks.CONVERTED: {"repo": "allenai/sciq", "commit": "0" * 40, "files": {}}}}
-    path = locks.path_of(tree / "config/tasks", "allenai--sciq")
+    path = locks.path_of(tree / "config/datasets", "allenai--sciq")
     manifests.write(path, lock)
-    assert json.loads(path.read_text()) == locks.read(tree / "config/tasks", "allenai--sciq")
+    assert json.loads(path.read_text()) == locks.read(tree / "config/datasets", "allenai--sciq")
     assert planned(tree, "smoke", manifest)["fetch_dataset"] == 136

@@ -19,7 +19,7 @@ rule corpus:
         ENV
     params:
         corpus="{corpus}",
-        definition=lookup(dpath="corpus/{corpus}", within=config),
+        definition=pinned_corpus,
         code=fingerprint("corpus"),
     script:
         "../../scripts/corpus.py"

@@ -87,7 +87,12 @@ def fetched_tokenizer(wildcards):
 def locked_dataset(wildcards):
     """Commit and hash of a data set's file, where a lock has them."""
     name = f"{wildcards.configuration}/{wildcards.part}/0000.parquet"
-    return locks.of_dataset("config/tasks", wildcards.dataset, name)
+    return locks.of_dataset("config/datasets", wildcards.dataset, name)
+
+
+def pinned_corpus(wildcards):
+    """What a corpus is made of; of a hub's data set, at the commit that a lock has."""
+    return locks.pin("config/datasets", config["corpus"][wildcards.corpus])
 
 
 def prefetched():
