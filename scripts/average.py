@@ -73,7 +73,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"average {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
     torch.set_num_threads(snakemake.params.threads)
     average([Path(folder) for folder in snakemake.input.models], Path(snakemake.output.model))
-    circumstances = snakemake.params.circumstances
+    identity = snakemake.params.identity
     members = [manifests.read(path)["revision"] for path in snakemake.input.manifests]
-    manifest = describe(Path(snakemake.output.model), circumstances | {"members": members})
+    manifest = describe(Path(snakemake.output.model), identity | {"members": members})
     manifests.write(snakemake.output.manifest, manifest)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet
-from huggingface_hub import HfApi
 
 from scripts.lib import manifests
 from scripts.lib.corpora import OVERLAP_WORDS, near_duplicates, overlap
+from scripts.lib.hub import commit_of_dataset
 from scripts.lib.logs import Progress, open_log
 
 SPLITS = ("train", "validation", "calibration")
@@ -235,7 +235,7 @@ def commit_of(definition: dict) -> dict[str, str]:
     revision = definition.get("revision")
     if definition["source"] != "hub" or Path(definition["dataset"]).exists() or len(revision or "") == 40:  # a commit
         return {}
-    return {"revision": HfApi().dataset_info(definition["dataset"], revision=revision).sha}
+    return {"revision": commit_of_dataset(definition["dataset"], revision or "main")}
 
 
 def text_of(row: dict, field: str, where: str) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +18,7 @@ from scripts.publish import describe
 
 
 def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[str, str]) -> None:
-    """Fetch a checkpoint; what is fetched stays in `state` until all of it is there, so that nothing comes twice.
+    """Fetch a checkpoint; what is fetched stays in `state`, so that nothing comes twice; who calls deletes it.
 
     Args:
         resolved: repo, commit, and the files to fetch with their hashes.
@@ -47,7 +48,6 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
             own_code.mark(scratch, code)
             own_code.is_trusted(scratch)  # now, and not when it is loaded first
         validate_model_folder(scratch)
-    shutil.rmtree(state)
 
 
 def convert(files: list[Path], out: Path) -> None:
@@ -58,16 +58,25 @@ def convert(files: list[Path], out: Path) -> None:
     """
     for path in files:
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         except Exception as error:
             raise hub.Unavailable(f"{path.name} holds more than weights and is not opened: {error}") from error
-        # tensors that share memory (tied weights) must be written apart
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, out / safe_name(path.name))
+        save_file(apart(tensors), out / safe_name(path.name))
     index = files[0].parent / hub.INDEX["bin"]
     if len(files) > 1:
         content = json.loads(index.read_text())
         content["weight_map"] = {name: safe_name(file) for name, file in content["weight_map"].items()}
         (out / hub.INDEX["safetensors"]).write_text(json.dumps(content, indent=1))
+
+
+def apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors each with memory of its own, as safetensors asks for: copies of those that share it (tied weights)."""
+    seen, found = set(), {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in seen else tensor.contiguous()
+        seen.add(memory)
+    return found
 
 
 def safe_name(name: str) -> str:
@@ -133,5 +142,6 @@ if __name__ == "__main__":
     resolved = asked["locked"] or hub.resolve(asked["repo"], asked["revision"], partial(hub.model_files, code=code))
     fetch(resolved, Path(snakemake.input.tokenizer), Path(params.state), Path(snakemake.output.model), code)
     origin = {"repo": asked["repo"], "name": asked["name"], "commit": resolved["commit"]}
-    manifest = describe(Path(snakemake.output.model), params.circumstances | origin)
+    manifest = describe(Path(snakemake.output.model), params.identity | origin)
     manifests.write(snakemake.output.manifest, manifest)
+    shutil.rmtree(params.state)

@@ -8,13 +8,14 @@ from scripts.lib.folders import count_parameters, validate_model_folder
 from scripts.lib.logs import open_log
 
 
-def publish(source: Path, out: Path, circumstances: dict) -> dict:
+def publish(source: Path, out: Path, identity: dict) -> dict:
     """Link a model folder to its place among the checkpoints and return its manifest.
 
     Args:
         source: model folder: a step kept by a run, or a user's own.
         out: the checkpoint's model folder; whole or absent.
-        circumstances: trajectory, checkpoint, source, parent, step, tokens, learning_rate, peak_learning_rate, phase.
+        identity: trajectory, checkpoint, source. Its place in the training is no part of the manifest, so that a rate
+            that is corrected later makes tables again, and no weights.
 
     Raises:
         ValueError: the folder is no whole model folder.
@@ -24,18 +25,18 @@ def publish(source: Path, out: Path, circumstances: dict) -> dict:
         for path in sorted(Path(source).iterdir()):
             if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
                 manifests.link_file(path, scratch / path.name)
-    return describe(out, circumstances)
+    return describe(out, identity)
 
 
-def describe(folder: Path, circumstances: dict) -> dict:
-    """The manifest of a checkpoint: its circumstances, then what can be read off its folder."""
+def describe(folder: Path, identity: dict) -> dict:
+    """The manifest of a checkpoint: which it is, then what can be read off its folder."""
     config = json.loads((folder / "config.json").read_text())
     files = manifests.describe_files(folder)
     return {
         "kind": "checkpoint",
         "status": "ok",
-        **circumstances,
-        "architecture": config["architectures"][0],
+        **identity,
+        "architecture": next(iter(config.get("architectures") or [None])),
         "parameters": count_parameters(folder),
         "bytes": sum(entry["bytes"] for entry in files.values()),
         "dtype": config.get("dtype") or config.get("torch_dtype"),
@@ -48,5 +49,5 @@ def describe(folder: Path, circumstances: dict) -> dict:
 if __name__ == "__main__":
     open_log(snakemake.log[0], f"publish {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
     source = Path(snakemake.params.get("path") or f"{snakemake.input.run}/{snakemake.wildcards.checkpoint}")
-    manifest = publish(source, Path(snakemake.output.model), snakemake.params.circumstances)
+    manifest = publish(source, Path(snakemake.output.model), snakemake.params.identity)
     manifests.write(snakemake.output.manifest, manifest)

@@ -32,6 +32,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 def tabulate(
     study: str,
+    circumstances: Iterable[dict],
     checkpoints: Iterable[str | Path],
     quantized: Iterable[str | Path],
     losses: Iterable[str | Path],
@@ -45,9 +46,10 @@ def tabulate(
 
     `contrasts` compares pairs of cells of `measurements` (scripts/lib/contrasts.py); `costs` alone holds times.
 
-
     Args:
         study: name of the study.
+        circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
+            peak_learning_rate, phase.
         checkpoints, quantized: manifests of its checkpoints and quantized cells, refused ones too.
         losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
@@ -57,7 +59,9 @@ def tabulate(
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
             hold a task of the same name.
     """
+    places = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
+    points = {cell: manifest | places[cell] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     missing = _refused(points, recipes)
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
@@ -205,6 +209,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
     tables = tabulate(
         snakemake.params.study,
+        snakemake.params.circumstances,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
         snakemake.params.benchmarks,
         snakemake.params.confidence,

@@ -17,14 +17,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, parse_ratelimit_headers
 
 from scripts.lib import manifests
 from scripts.lib.logs import Progress
 
-ATTEMPTS = 6  # of a call or a file; with the waits below about five minutes
-LONGEST_WAIT = 120  # seconds
-LONGEST_ASKED = 900  # seconds that a hub may ask to wait for
+ATTEMPTS = 6  # of a call or a file; with the waits below two to five minutes
+SHORTEST_WAIT, LONGEST_WAIT = 10, 120  # seconds
+LONGEST_ASKED = 900  # seconds that a hub may ask to wait for with a listing; in downloads, huggingface_hub waits itself
 TIMEOUT = 60  # seconds, of a listing
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES += ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "chat_template.jinja")
@@ -174,7 +174,7 @@ def has_hash(path: Path, entry: dict) -> bool:
 def patiently(call, what: str):
     """The result of a call to the hub, tried again where the hub is busy or the network fails.
 
-    Waits double from a second to `LONGEST_WAIT`, with a random share; `Retry-After` is followed where it is given.
+    Waits double from `SHORTEST_WAIT` to `LONGEST_WAIT`, with a random share, where the hub does not say how long.
 
     Raises:
         Unavailable: the hub says that it will not give this, or all attempts failed.
@@ -192,8 +192,10 @@ def patiently(call, what: str):
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             if status in (401, 403):
                 raise Unavailable(f"{what}: the hub refuses ({status}); set HF_TOKEN to a valid token") from error
-            if is_of_this_machine(error) or (status and status < 500 and status != 429):
+            if is_of_this_machine(error):
                 raise
+            if status and status < 500 and status != 429:
+                raise Unavailable(f"{what}: the hub answers {status}; are its names right, and HF_ENDPOINT?") from error
             if attempt == ATTEMPTS:
                 raise Unreachable(f"{what}: the hub failed {ATTEMPTS} times, last: {error}") from error
             wait = wait_before(attempt, error)
@@ -213,7 +215,9 @@ def is_of_this_machine(error: Exception) -> bool:
 def wait_before(attempt: int, error: Exception) -> float:
     """Seconds to wait after a failed attempt, the first being 1."""
     headers = error.response.headers if isinstance(error, HfHubHTTPError) else {}
-    asked = headers.get("Retry-After", "")
+    limit, asked = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
+    if limit and limit.remaining == 0:
+        return limit.reset_in_seconds + 1.0
     if asked.isdigit():
         return float(asked)
-    return min(LONGEST_WAIT, 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    return min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)

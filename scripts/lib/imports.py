@@ -8,11 +8,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-SHAPES_NO_NUMBERS = ("scripts/lib/logs.py",)
+SHAPES_NO_NUMBERS = ("scripts/lib/logs.py", "scripts/lib/hub.py")  # what a hub gives is checked by its hashes
 
 
 def closure(*names: str) -> list[str]:
-    """The given scripts and all project files that they import, directly or not, except those for logging.
+    """The given scripts and all project files that they import, directly or not, except those that shape no numbers.
 
     Args:
         names: paths below scripts/ without the ending, e.g. "quantize" or "quantizers/rtn".

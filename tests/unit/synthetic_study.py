@@ -16,9 +16,10 @@ Point = tuple[str, str, str | None, int, float, float, str]  # trajectory, check
 
 @dataclass
 class Study:
-    """Paths of what was written, and the folder of benchmark files."""
+    """Paths of what was written, the folder of benchmark files, and each checkpoint's place in its training."""
 
     root: Path
+    circumstances: list[dict] = field(default_factory=list)
     checkpoints: list[Path] = field(default_factory=list)
     quantized: list[Path] = field(default_factory=list)
     losses: list[Path] = field(default_factory=list)
@@ -30,8 +31,9 @@ class Study:
 
     def arguments(self, draws: int = 200) -> dict:
         """Arguments of tabulate."""
-        paths = {name: getattr(self, name) for name in ("checkpoints", "quantized", "losses", "tasks", "benchmarks")}
-        return {"study": "made-up", **paths, "confidence": 0.95, "draws": draws, "seed": 1}
+        names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
+        found = {name: getattr(self, name) for name in names}
+        return {"study": "made-up", **found, "confidence": 0.95, "draws": draws, "seed": 1}
 
 
 def two_peaks() -> list[Point]:
@@ -87,13 +89,18 @@ def write_checkpoint(study: Study, point: Point, **changes) -> None:
     trajectory, checkpoint, parent, step, rate, peak, phase = point
     path = study.root / "checkpoints" / trajectory / checkpoint / "manifest.json"
     content = {
-        **{"kind": "checkpoint", "status": "ok", "trajectory": trajectory, "checkpoint": checkpoint, "parent": parent},
-        **{"source": "average" if phase == "average" else "train", "step": step, "tokens": step * TOKENS_PER_STEP},
-        **{"learning_rate": rate, "peak_learning_rate": peak, "phase": phase, "architecture": "llama"},
+        **{"kind": "checkpoint", "status": "ok", "trajectory": trajectory, "checkpoint": checkpoint},
+        **{"source": "average" if phase == "average" else "train", "architecture": "llama"},
         **{"parameters": 1_234_567, "bytes": 4_938_268, "revision": "0" * 64, "versions": {"torch": "2.13.0"}},
     }
     manifests.write(path, {**content, **changes})
     study.checkpoints.append(path)
+    study.circumstances.append(
+        {
+            **{"trajectory": trajectory, "checkpoint": checkpoint, "parent": parent, "phase": phase},
+            **{"step": step, "tokens": step * TOKENS_PER_STEP, "learning_rate": rate, "peak_learning_rate": peak},
+        }
+    )
 
 
 def write_quantized(study: Study, cell: tuple[str, str], method: str, bits: int, **changes) -> None:

@@ -3,11 +3,14 @@
 import json
 import pickle
 import random
+import shutil
 import threading
 
+import httpx
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file, save
 
 from scripts.fetch import fetch
@@ -47,7 +50,7 @@ def take(tmp_path):
     def run(revision="main", resolved=None):
         resolved = resolved or client.resolve(REPO, revision, client.model_files)
         fetch(resolved, tmp_path / "tokenizer", tmp_path / "state", tmp_path / "model", {})
-        assert not (tmp_path / "state").exists()
+        shutil.rmtree(tmp_path / "state")
         return load_file(tmp_path / "model/model.safetensors")
 
     return run
@@ -104,6 +107,24 @@ def test_a_listing_is_asked_for_again(server, take):
 def test_a_hub_that_asks_for_hours_is_not_waited_for(server, take):
     server.fault(r"^/api/", status=429, retry_after=86_400)
     with pytest.raises(client.Unavailable, match="the hub asks to wait for 86400 s; run again then"):
+        take()
+
+
+def test_waits_are_those_that_the_hub_names_and_else_grow_to_minutes():
+    def failed(**headers):
+        return HfHubHTTPError(
+            "busy", response=httpx.Response(429, headers=headers, request=httpx.Request("GET", "http://hub"))
+        )
+
+    assert client.wait_before(1, failed(ratelimit='"api";r=0;t=55')) == 56
+    assert client.wait_before(1, failed(**{"Retry-After": "7"})) == 7
+    waits = [client.wait_before(attempt, OSError()) for attempt in range(1, client.ATTEMPTS)]
+    assert 120 < sum(waits) <= 270
+
+
+def test_an_answer_that_is_none_of_the_hub_is_told_as_such(server, take):
+    server.fault(r"^/api/", status=404, times=2)
+    with pytest.raises(client.Unavailable, match="the hub answers 404; are its names right, and HF_ENDPOINT"):
         take()
 
 

@@ -5,21 +5,21 @@ import pytest
 from scripts.lib.models import load_dense
 from scripts.publish import publish
 
-CIRCUMSTANCES = {"trajectory": "run", "checkpoint": "step-10", "step": 10, "tokens": 100, "learning_rate": 0.1}
+IDENTITY = {"trajectory": "run", "checkpoint": "step-10", "source": "train"}
 
 
 def test_publish_links_and_describes(tiny_model, tmp_path):
-    manifest = publish(tiny_model, tmp_path / "model", CIRCUMSTANCES)
+    manifest = publish(tiny_model, tmp_path / "model", IDENTITY)
     assert (tmp_path / "model" / "model.safetensors").samefile(tiny_model / "model.safetensors")
-    assert CIRCUMSTANCES.items() <= manifest.items()
+    assert IDENTITY.items() <= manifest.items()
     assert manifest["status"] == "ok"
     assert manifest["dtype"] == "float32"
     assert manifest["parameters"] == sum(p.numel() for p in load_dense(tmp_path / "model").parameters())
-    assert manifest["revision"] == publish(tiny_model, tmp_path / "again", CIRCUMSTANCES)["revision"]
+    assert manifest["revision"] == publish(tiny_model, tmp_path / "again", IDENTITY)["revision"]
 
 
 def test_a_broken_folder_is_not_published(tmp_path):
     (tmp_path / "source").mkdir()
     with pytest.raises(ValueError, match=r"has no config\.json"):
-        publish(tmp_path / "source", tmp_path / "model", CIRCUMSTANCES)
+        publish(tmp_path / "source", tmp_path / "model", IDENTITY)
     assert not (tmp_path / "model").exists()

@@ -20,7 +20,7 @@ rule average:
     resources:
         **asks("average"),
     params:
-        circumstances=circumstances,
+        identity=identity,
         threads=THREADS,
         code=fingerprint("average"),
     script:

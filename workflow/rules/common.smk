@@ -87,9 +87,15 @@ def tokens_file(kind, tokenizer, corpus, split):
     return path if kind == "manifest" else ancient(path)
 
 
+def identity(wildcards):
+    """Which checkpoint a manifest is of."""
+    source = PLAN.trajectories[wildcards.trajectory]["source"]
+    return {"trajectory": wildcards.trajectory, "checkpoint": wildcards.checkpoint, "source": source}
+
+
 def circumstances(wildcards):
-    """What the manifest of a checkpoint says of its place in the training."""
-    return PLAN.describe(wildcards.trajectory, step_of(wildcards))
+    """The place of every checkpoint in its training: step, tokens, learning rate, phase."""
+    return [PLAN.describe(*point) for point in PLAN.checkpoints]
 
 
 # --- what a study asks for ---------------------------------------------------------------------------------------------

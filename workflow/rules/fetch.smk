@@ -1,6 +1,7 @@
 # fetch: published checkpoints, and their tokenizers, from a model hub; where Snakemake was started, for it has a network.
 # make_room, measured: under a disk budget a checkpoint waits until an earlier one is measured. Two marks of their own, for
-# a fetch whose own inputs changed with the budget would be done again.
+# a fetch whose own inputs changed with the budget would be done again. Each mark of a lane asks for the one before it, so
+# that the order holds too where only some checkpoints of the lane are measured again.
 
 
 localrules:
@@ -50,7 +51,7 @@ rule fetch:
         downloads=1,
     params:
         published=published,
-        circumstances=circumstances,
+        identity=identity,
         state=f"{RESOURCES}/state/fetch/{{trajectory}}/{{checkpoint}}",
         code=fingerprint("fetch"),
     script:
@@ -69,6 +70,7 @@ rule make_room:
 rule measured:
     input:
         measurements_of_checkpoint,
+        before=measured_before,
     output:
         touch(f"{RESULTS}/measured/{STUDY}/{{trajectory}}/{{checkpoint}}"),
     wildcard_constraints:

@@ -17,7 +17,7 @@ rule publish:
     resources:
         **asks("publish"),
     params:
-        circumstances=circumstances,
+        identity=identity,
         code=fingerprint("publish"),
     script:
         "../../scripts/publish.py"
@@ -39,7 +39,7 @@ rule publish_local:
         **asks("publish"),
     params:
         path=local_folder,
-        circumstances=circumstances,
+        identity=identity,
         code=fingerprint("publish"),
     script:
         "../../scripts/publish.py"

@@ -17,6 +17,7 @@ rule tabulate:
         **asks("tabulate"),
     params:
         study="{study}",
+        circumstances=circumstances,
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
