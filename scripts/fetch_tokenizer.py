@@ -26,6 +26,9 @@ def fetch_tokenizer(repo: str, locked: dict | None, state: Path, name: str, fold
         ValueError: what it gives is no tokenizer, or one without an end-of-text token.
     """
     resolved = locked or hub.resolve(repo, "main", hub.tokenizer_files)
+    for path in state.glob("*") if state.is_dir() else ():
+        if path.name not in resolved["files"] and path.suffix != ".part":  # of another commit, which a killed job began
+            path.unlink()
     hub.fetch_files(resolved, state)
     definition = {"source": "model", "path": str(state), "repo": repo, "commit": resolved["commit"]}
     manifest = tokenizer(definition, name, None, folder, manifest_path)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from scripts import fetch_dataset
 from scripts.lib import hub, jobs, locks
-from scripts.lib.config import ConfigError
 from scripts.lib.logs import Progress
 from scripts.lib.plan import Plan, load_plan
 
@@ -27,17 +26,23 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
         What moved on the hub since it was locked, and what the hub does not give, a line each. Where the hub fails
         altogether, the last line says so, and the locks of what was resolved before are written.
     """
-    steps = {name: [] for name in plan.by_source("hub")}
-    for name, step in jobs.checkpoints_needed(plan):
-        if name in steps:
-            steps[name].append(step)
-    data = {}
+    here = made_without_lock(plan, folder)
+    if here:
+        print(
+            f"{len(here)} things were fetched without a lock, and get none: it would make them and all that follows "
+            f"again; the manifest of each names its commit: {', '.join(sorted(here)[:3])} ..."
+        )
+    steps, data = {}, {}
+    for name, step in published_checkpoints(plan):
+        if f"checkpoints/{name}/step-{step}" not in here:
+            steps.setdefault(name, []).append(step)
     for path in jobs.datasets_needed(plan):
-        _, dataset, name = path.as_posix().split("/", 2)
-        data.setdefault(dataset, []).append(name)
-    runs = [resolve_trajectory(plan, name, asked, folder / "trajectories") for name, asked in steps.items() if asked]
+        if path.parent.as_posix() not in here:
+            _, dataset, name = path.as_posix().split("/", 2)
+            data.setdefault(dataset, []).append(name)
+    corpora = [corpus for name, corpus in published_corpora(plan).items() if f"corpora/{name}" not in here]
+    runs = [resolve_trajectory(plan, name, asked, folder / "trajectories", here) for name, asked in steps.items()]
     runs += [resolve_dataset(dataset, names, folder / "datasets") for dataset, names in data.items()]
-    corpora = published_corpora(plan)
     runs += [resolve_corpus(corpus, folder / "datasets") for corpus in corpora]
     progress, notes = Progress(sum(map(len, steps.values())) + len(data) + len(corpora), "revisions"), []
     try:
@@ -49,7 +54,35 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
     return notes
 
 
-def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path) -> Iterator[str | None]:
+def made_without_lock(plan: Plan, folder: Path) -> set[str]:
+    """What of a study was fetched without a lock, by its place below the resources folder: checkpoints/NAME/step-N."""
+    locked = {}
+    for name, step in published_checkpoints(plan):
+        locked[f"checkpoints/{name}/step-{step}"] = plan.published(name, step)["locked"]
+        locked[f"tokenizers/{plan.tokenizer(name)}"] = plan.locked_tokenizer(plan.tokenizer(name))
+    for path in jobs.datasets_needed(plan):
+        _, dataset, file = path.as_posix().split("/", 2)
+        locked[path.parent.as_posix()] = (locks.of_dataset(folder / "datasets", dataset, file) or {}).get("files")
+    for name, corpus in published_corpora(plan).items():
+        locked[f"corpora/{name}"] = locks.pin(folder / "datasets", corpus) != corpus
+    root = Path(plan.config["folders"]["resources"])
+    return {place for place, lock in locked.items() if not lock and (root / place / "manifest.json").exists()}
+
+
+def published_checkpoints(plan: Plan) -> list[tuple[str, int]]:
+    """(trajectory, step) of the checkpoints that the study takes from a hub."""
+    return [point for point in jobs.checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "hub"]
+
+
+def published_corpora(plan: Plan) -> dict[str, dict]:
+    """The entries of the config's section `corpus` that the study reads from a hub."""
+    tokens = jobs.tokens_needed(plan)
+    needed = jobs.corpora_needed(plan, tokens, jobs.tokenizers_needed(plan, tokens))
+    corpora = {name: plan.config["corpus"][name] for name in needed}
+    return {name: corpus for name, corpus in corpora.items() if locks.is_published(corpus)}
+
+
+def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path, here: set[str]) -> Iterator[str | None]:
     """Lock the revisions of a trajectory's steps, and its tokenizer; after each comes what is to be told of it."""
     lock = locks.read(folder, name)
     for step in steps:
@@ -58,11 +91,20 @@ def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path) ->
         with telling() as notes:
             found = hub.resolve(wanted["repo"], wanted["revision"], choose)
             notes.append(locks.merge(lock, wanted["name"], found))
-            if not lock.get("tokenizer"):
+            known = lock["revisions"][wanted["name"]]
+            if wanted["remote_code"].keys() - known["files"].keys():  # pinned since, and the branch has moved on
+                locks.merge(lock, wanted["name"], hub.resolve(wanted["repo"], known["commit"], choose))
+            if not lock.get("tokenizer") and f"tokenizers/{plan.tokenizer(name)}" not in here:
                 repo = plan.trajectories[name]["tokenizer_repo"]
-                lock["tokenizer"] = hub.resolve(repo, "main", hub.tokenizer_files)
+                lock["tokenizer"] = locked_elsewhere(folder, repo) or hub.resolve(repo, "main", hub.tokenizer_files)
         locks.write(folder, name, lock)
         yield notes[-1]
+
+
+def locked_elsewhere(folder: Path, repo: str) -> dict | None:
+    """A tokenizer as the lock of another trajectory has it, so that all that share it keep sharing it."""
+    known = (locks.read(folder, path.stem).get("tokenizer") for path in sorted((folder / "locks").glob("*.json")))
+    return next((tokenizer for tokenizer in known if tokenizer and tokenizer["repo"] == repo), None)
 
 
 def resolve_dataset(dataset: str, names: list[str], folder: Path) -> Iterator[str | None]:
@@ -75,13 +117,6 @@ def resolve_dataset(dataset: str, names: list[str], folder: Path) -> Iterator[st
             locks.merge(lock, locks.CONVERTED, fetch_dataset.resolve(repo, missing, known["commit"]))
         locks.write(folder, dataset, lock)
     yield notes[-1]
-
-
-def published_corpora(plan: Plan) -> list[dict]:
-    """The entries of the config's section `corpus` that the study reads from a hub."""
-    tokens = jobs.tokens_needed(plan)
-    needed = jobs.corpora_needed(plan, tokens, jobs.tokenizers_needed(plan, tokens))
-    return [corpus for corpus in map(plan.config["corpus"].get, needed) if locks.is_published(corpus)]
 
 
 def resolve_corpus(corpus: dict, folder: Path) -> Iterator[str | None]:
@@ -112,7 +147,7 @@ def main() -> None:
     """Resolve a study's revisions; the exit status is 1 if one has moved or is not given."""
     try:
         notes = resolve(load_plan(*sys.argv[1:]), FOLDER)
-    except ConfigError as error:
+    except ValueError as error:
         sys.exit(f"resolve: {error}")
     if notes:
         sys.exit("\n".join(notes))

@@ -34,10 +34,10 @@ def footprints(plan) -> dict[tuple[str, int], int]:
 
 
 def lanes(sizes: dict[tuple[str, int], int], budget: float) -> list[list[tuple[str, int]]]:
-    """Share checkpoints out among lanes of which each holds one at a time, its largest first, within a budget in GB.
+    """Share checkpoints out among lanes, each of which holds one at a time, within a budget in GB; lists largest first.
 
-    The largest come first (longest processing time first, Graham 1969): each opens a lane if there is room for it, and
-    else goes to the lane that has the fewest bytes to handle. Small models do not wait for places as large ones need.
+    The largest are placed first (longest processing time first, Graham 1969): each opens a lane if there is room for
+    it, and else goes to the lane that has the fewest bytes to handle. A lane is as wide as its largest checkpoint.
     """
     found, loads, free = [], [], budget * GB
     for point, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
@@ -56,6 +56,8 @@ def lanes(sizes: dict[tuple[str, int], int], budget: float) -> list[list[tuple[s
 def waits_for(plan) -> dict[tuple[str, int], tuple[str, int]]:
     """Which checkpoint has to be measured before another one is fetched, under `fetch.disk_budget`: see `lanes`.
 
+    The smallest of a lane come first: what fails, fails for want of memory, at the largest, and stops none then.
+
     Returns:
         {(trajectory, step): (trajectory, step)} without those that wait for none.
 
@@ -73,7 +75,7 @@ def waits_for(plan) -> dict[tuple[str, int], tuple[str, int]]:
             f"config: fetch.disk_budget: {budget} GB is less than {name}/step-{step} takes with what is quantized from "
             f"it, {size / GB:.3g} GB; raise it"
         )
-    return {later: before for lane in lanes(sizes, budget) for before, later in pairwise(lane)}
+    return {later: before for lane in lanes(sizes, budget) for before, later in pairwise(sorted(lane, key=sizes.get))}
 
 
 def _check(plan, published: set[str]) -> None:

@@ -28,7 +28,9 @@ class Pace:
         return self.start + work / self.rate
 
 
-DISK, NETWORK = resources.DISK_BYTES, 1e7  # bytes a second
+DISK, NETWORK = resources.DISK_BYTES, 1e7  # bytes a second, of a download
+DOWNLOADS = 4  # at once, as both profiles say
+FETCHING = ("fetch", "fetch_tokenizer", "fetch_dataset")
 COMPUTING = ("train", "quantize", "evaluate_loss", "evaluate_tasks")  # with compute.threads threads, or on a GPU
 # Work is counted as in scripts/lib/jobs.py. Starts, and rates for one thread of a CPU, are what the studies smoke and
 # methods took on a virtual machine with two cores (float32).
@@ -155,9 +157,11 @@ class Forecast:
         return sum(seconds + job.loading for (_, seconds), job in zip(found, jobs, strict=True))
 
     def wall(self, jobs: list[Job]) -> float:
-        """Seconds of jobs with `at_once` side by side: no less than the longest, a chain of training or a lane."""
+        """Seconds of jobs with `at_once` side by side: no less than the longest, than downloads, a chain or a lane."""
         longest = max((self.seconds([job]) for job in jobs), default=0.0)
-        return max(self.seconds(jobs) / self.at_once, longest, self._longest_chain(jobs), self._longest_lane(jobs))
+        downloads = self.seconds([job for job in jobs if job.stage in FETCHING]) / DOWNLOADS
+        chains = self._longest_chain(jobs), self._longest_lane(jobs)
+        return max(self.seconds(jobs) / self.at_once, longest, downloads, *chains)
 
     def units(self, stage: str) -> tuple[str, int]:
         """ "GPU" or "CPU", and how many of them a job of the stage holds."""

@@ -5,10 +5,12 @@ A published trajectory has one, `config/trajectories/locks/NAME.json`, and so ha
 """
 
 import json
+import re
 from pathlib import Path
 
 from scripts.lib import manifests
 
+COMMIT = re.compile("[0-9a-f]{40}")
 CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps its conversion of a data set
 
 
@@ -23,9 +25,25 @@ def read(folder: Path | str, name: str) -> dict:
     Returns:
         revisions: {revision: {repo, commit, files}}; of a trajectory also tokenizer: {repo, commit, files}. What is
         locked for a corpus has no files: it is read as a stream.
+
+    Raises:
+        ValueError: it is no lock as `write` makes them; names the file.
     """
     path = path_of(folder, name)
-    return json.loads(path.read_text()) if path.is_file() else {"revisions": {}}
+    if not path.is_file():
+        return {"revisions": {}}
+    try:
+        lock = json.loads(path.read_text())
+        for entry in [*lock["revisions"].values(), *filter(None, [lock.get("tokenizer")])]:
+            if not COMMIT.fullmatch(entry["commit"]) or not isinstance(entry["repo"], str):
+                raise ValueError(f"{entry['commit']} is no commit")
+            if outside := [file for file in entry["files"] if ".." in Path(file).parts or Path(file).is_absolute()]:
+                raise ValueError(f"{outside[0]} is no file of a repository")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no lock ({type(error).__name__}: {error}); mend it, or delete it and run `make resolve`"
+        ) from error
+    return lock
 
 
 def merge(lock: dict, revision: str, found: dict) -> str | None:

@@ -64,7 +64,11 @@ def _read_published(plan, trajectory: dict, name: str, folder: Path, above: tupl
         raise ConfigError(f"{path}: {error}") from error
     if "{" in trajectory.get("tokenizer_repo", trajectory["repo"]):
         raise ConfigError(f"{path}: `tokenizer_repo`: each checkpoint has a repository of its own; name one for all")
-    locked, trajectory = locks.read(folder, name), {"tokenizer_repo": trajectory["repo"]} | trajectory
+    try:
+        locked = locks.read(folder, name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    trajectory = {"tokenizer_repo": trajectory["repo"]} | trajectory
     _check_lock(locked, trajectory, locks.path_of(folder, name))
     return trajectory | {"before": before, "points": points, "lock": locked}
 

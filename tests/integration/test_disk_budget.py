@@ -79,6 +79,18 @@ def test_another_budget_fetches_nothing_again(measured):
     assert set(planned(tree, "hub")) == {"make_room"}
 
 
+def test_some_checkpoints_of_a_lane_are_fetched_again_in_their_order(measured):
+    tree, _ = measured
+    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.004))
+    before = (tree / "config/studies/hub.yaml").read_text()
+    block = yaml.safe_load(before)["study"]["cells"][0] | {"checkpoints": [10, 50], "loss": ["docstrings"]}
+    edit(tree / "config/studies/hub.yaml", lambda content: content["study"]["cells"].append(block))
+    jobs = planned(tree, "hub")
+    (tree / "config/studies/hub.yaml").write_text(before)
+    assert jobs["fetch"] == 2
+    assert (jobs["measured"], jobs["make_room"]) == (2, 2), "of lane 10, 30, 50 the mark of 30 too, between the others"
+
+
 def test_a_new_method_fetches_again_in_the_same_order(measured):
     tree, _ = measured
     edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.004))

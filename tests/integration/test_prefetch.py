@@ -11,7 +11,7 @@ import yaml
 from scripts.lib import locks, manifests
 from tests.hub.server import Hub
 from tests.integration.test_hub import publish
-from tests.tools import command, copy_tree, job_counts
+from tests.tools import command, copy_tree, job_counts, planned
 from tests.unit import benchmark_rows
 
 TASKS = [{"task": "sciq", "num_fewshot": 1}, {"task": "piqa", "num_fewshot": 1}, {"task": "own", "num_fewshot": 0}]
@@ -68,6 +68,8 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
         run(tree, hub.endpoint, sys.executable, "-m", "scripts.commands.resolve", "toy")
         locked = hub.repos["datasets/org/letters"].branches["main"]
         hub.move("datasets/org/letters", "main", {"data/train-00000-of-00001.parquet": b"newer, and not taken"})
+        newer = {f"default/{split}/0000.parquet": b"newer, and not taken" for split in DATA["allenai/sciq"]}
+        newer = hub.move("datasets/allenai/sciq", locks.CONVERTED, newer)
         output = run(tree, hub.endpoint, *command("toy", "all_prefetched"))
     assert job_counts(output)["fetch_dataset"] == 4
     said = run(tree, hub.endpoint, *ALONE, sys.executable, "-m", "scripts.commands.prefetch", "toy")
@@ -84,3 +86,8 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     results = manifests.read(next((tree / "results/evaluated").rglob("tasks-toy.json")))
     lock = locks.read(tree / "config/datasets", "allenai--sciq")
     assert results["datasets"]["allenai/sciq"] == lock["revisions"][locks.CONVERTED]["commit"]
+    assert set(planned(tree, "toy")) <= {"plot", "report", "all"}
+    lock["revisions"][locks.CONVERTED]["commit"] = newer
+    locks.write(tree / "config/datasets", "allenai--sciq", lock)
+    again = {"fetch_dataset": 2, "gather_datasets": 1, "evaluate_tasks": 1, "tabulate": 1}
+    assert again.items() <= planned(tree, "toy").items()

@@ -15,6 +15,8 @@ def test_the_locked_tokenizer_is_taken(tmp_path, monkeypatch, tiny_tokenizer):
         commit = server.add("org/tokenizer", "main", tmp_path / "source")
         locked = client.resolve("org/tokenizer", "main", client.tokenizer_files)
         server.move("org/tokenizer", "main", {"tokenizer.json": b"{}"})
+        (tmp_path / "state").mkdir()  # left by a killed job that began another commit
+        (tmp_path / "state/added_tokens.json").write_text('{"<other>": 64}')
         places = (str(tmp_path / "tokenizer"), str(tmp_path / "manifest.json"))
         manifest = fetch_tokenizer("org/tokenizer", locked, tmp_path / "state", "org--tokenizer", *places)
     assert manifest["definition"]["commit"] == commit

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from scripts.lib import forecast, resources
+from scripts.lib.config import read_yaml
 from scripts.lib.forecast import Forecast, Pace, fit, make_forecast
 from scripts.lib.jobs import Job, Works, list_jobs
 from scripts.lib.plan import Cell, Plan, load_plan
@@ -229,3 +230,12 @@ def test_what_waits_for_room_takes_no_less_than_its_lane(published):
     published.waits_for = {("run", 2): ("run", 1)}
     assert made.wall(jobs) == 2 * (7 + 20 + 5)
     assert made.wall([job for job in jobs if job.stage == "evaluate_tasks"]) == 10
+
+
+def test_downloads_are_counted_a_few_at_a_time(published):
+    jobs = [Job("fetch", ("run", f"step-{step}"), 0.0, 0.0, "run", False) for step in range(12)]
+    made = Forecast(published, jobs, {}, {"fetch": Pace(7)}, {}, 100)
+    assert made.wall(jobs) == 7 * 12 / forecast.DOWNLOADS
+    for profile in ("local", "slurm"):
+        content = read_yaml(f"workflow/profiles/{profile}/config.yaml")
+        assert content["resources"] == [f"downloads={forecast.DOWNLOADS}"]

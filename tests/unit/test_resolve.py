@@ -10,7 +10,7 @@ import yaml
 from scripts.commands import prefetch, resolve
 from scripts.lib import hub as client
 from scripts.lib import locks, suites
-from scripts.lib.config import read_yaml
+from scripts.lib.config import ConfigError, read_yaml
 from scripts.lib.plan import make_plan
 from tests.hub import connect
 from tests.hub.server import Hub
@@ -152,6 +152,85 @@ def test_corpora_are_locked_and_pinned(server, config):
     missing = {"gone": CORPUS | {"revision": "v3"}}
     (told,) = resolve.resolve(plan(corpora=missing), folder)
     assert told == "org/texts at revision v3: the hub has no such revision or file"
+
+
+def test_what_was_fetched_without_a_lock_stays_as_it_is(server, config, tmp_path, capsys):
+    folder, plan = config
+    made = [
+        "checkpoints/tiny/step-20",
+        "tokenizers/tiny--model",
+        "corpora/texts",
+        "datasets/allenai--sciq/default/test",
+    ]
+    for place in made:
+        (tmp_path / "resources" / place).mkdir(parents=True)
+        (tmp_path / "resources" / place / "manifest.json").write_text("{}")
+    study = plan("sciq", corpora={"texts": CORPUS})
+    assert resolve.made_without_lock(study, folder) == set(made)
+    assert resolve.resolve(study, folder) == []
+    assert capsys.readouterr().out.startswith("4 things were fetched without a lock, and get none")
+    lock = read(folder / "trajectories", "tiny")
+    assert list(lock["revisions"]) == ["step30"]
+    assert "tokenizer" not in lock
+    assert list(read(folder / "datasets", "allenai--sciq")["revisions"][BRANCH]["files"]) == [
+        "default/train/0000.parquet"
+    ]
+    assert not (folder / "datasets/locks/org--texts.json").exists()
+
+
+def test_runs_that_share_a_tokenizer_share_its_lock(server, config):
+    folder, plan = config
+    resolve.resolve(plan(), folder)
+    path = folder / "trajectories/locks/tiny.json"
+    path.rename(path.with_name("other.json"))
+    server.move("tiny/model", "main", {"tokenizer.json": b"{} "})
+    resolve.resolve(plan(), folder)
+    assert read(folder / "trajectories", "tiny")["tokenizer"] == read(folder / "trajectories", "other")["tokenizer"]
+
+
+def test_code_that_was_pinned_after_the_lock_joins_it_from_the_locked_commit(server, config):
+    folder, plan = config
+    first = server.move("tiny/model", "step30", CHECKPOINT | {"modeling.py": b"pass"})
+    resolve.resolve(plan(), folder)
+    assert "modeling.py" not in read(folder / "trajectories", "tiny")["revisions"]["step30"]["files"]
+    server.move("tiny/model", "step30", CHECKPOINT | {"modeling.py": b"raise"})
+    for step in (20, 30):
+        server.move("tiny/model", f"step{step}", CHECKPOINT | {"modeling.py": b"pass", "step": b"%d" % step})
+    (folder / "trajectories/tiny.yaml").write_text(
+        yaml.safe_dump(TRAJECTORY | {"remote_code": {"modeling.py": "0" * 64}})
+    )
+    study = plan()
+    study.losses = {
+        cell: corpora for cell, corpora in study.losses.items() if (cell.trajectory, cell.step) == ("tiny", 30)
+    }
+    (moved,) = resolve.resolve(study, folder)
+    assert "`step30` moved" in moved
+    entry = read(folder / "trajectories", "tiny")["revisions"]["step30"]
+    assert entry["commit"] == first
+    assert entry["files"]["modeling.py"]["bytes"] == len("pass")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"revisions": {},}', "JSONDecodeError"),
+        ('{"step30": {}}', "KeyError"),
+        ('{"revisions": {"step30": {"repo": "tiny/model", "commit": "main", "files": {}}}}', "main is no commit"),
+        (
+            '{"revisions": {"step30": {"repo": "tiny/model", "commit": "%s", "files": {"../up": {}}}}}' % ("0" * 40),
+            r"\.\./up is no file of a repository",
+        ),
+    ],
+)
+def test_a_lock_that_is_none_is_named(config, content, message):
+    folder, plan = config
+    path = locks.path_of(folder / "trajectories", "tiny")
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(
+        ConfigError, match=f"{path} is no lock .*{message}.*; mend it, or delete it and run `make resolve`"
+    ):
+        plan()
 
 
 @pytest.fixture

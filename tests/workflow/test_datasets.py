@@ -1,10 +1,7 @@
-"""Suite paper12 in a study: planned without a network, its data fetched once for all cells, and locks followed."""
-
-import json
+"""Suite paper12 in a study: planned without a network, its data fetched once for all cells."""
 
 import pytest
 
-from scripts.lib import locks, manifests
 from tests.tools import copy_tree, edit, planned
 
 
@@ -29,14 +26,5 @@ def test_every_split_is_fetched_once(tree):
     assert "task_documents" not in jobs
     jobs = planned(tree, "smoke", "all_prefetched")
     assert jobs.keys() == {"corpus", "fetch_dataset", "gather_datasets", "all_prefetched"}
-
-
-def test_new_data_are_evaluated_again_and_a_lock_is_followed(tree):
-    manifest = "resources/datasets/suite-paper12.json"
     target = "resources/datasets/allenai--sciq/default/test/0000.parquet"
     assert planned(tree, "smoke", target) == {"fetch_dataset": 1}
-    lock = {"revisions": {locks.CONVERTED: {"repo": "allenai/sciq", "commit": "0" * 40, "files": {}}}}
-    path = locks.path_of(tree / "config/datasets", "allenai--sciq")
-    manifests.write(path, lock)
-    assert json.loads(path.read_text()) == locks.read(tree / "config/datasets", "allenai--sciq")
-    assert planned(tree, "smoke", manifest)["fetch_dataset"] == 136
