@@ -245,7 +245,7 @@ def test_a_lock_has_the_pinned_code(server, tmp_path):
     read(tmp_path, remote_code=PINS)
     plan = Plan({"evaluate_loss": {"window": 32}})
     add_trajectory(plan, "own", tmp_path, "test")
-    list(resolve_trajectory(plan, "own", [10], tmp_path))
+    list(resolve_trajectory(plan, "own", [10], tmp_path, set()))
     code = {name for name in locks.read(tmp_path, "own")["revisions"]["main"]["files"] if name.endswith(".py")}
     assert code == set(PINS)
 
