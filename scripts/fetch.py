@@ -74,7 +74,8 @@ def apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seen, found = set(), {}
     for name, tensor in tensors.items():
         memory = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if memory in seen else tensor.contiguous()
+        whole = tensor.contiguous()
+        found[name] = whole.clone() if memory in seen and whole is tensor else whole
         seen.add(memory)
     return found
 

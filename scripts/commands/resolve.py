@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts import fetch_dataset
-from scripts.lib import hub, jobs, locks
+from scripts.lib import hub, jobs, locks, manifests
 from scripts.lib.logs import Progress
 from scripts.lib.plan import Plan, load_plan
 
@@ -29,8 +29,8 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
     here = made_without_lock(plan, folder)
     if here:
         print(
-            f"{len(here)} things were fetched without a lock, and get none: it would make them and all that follows "
-            f"again; the manifest of each names its commit: {', '.join(sorted(here)[:3])} ..."
+            f"{len(here)} get no lock, for they, or another part of their data set, were fetched without one and would "
+            f"be made again with all that follows; manifests name their commits: {', '.join(sorted(here)[:3])} ..."
         )
     steps, data = {}, {}
     for name, step in published_checkpoints(plan):
@@ -55,18 +55,47 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
 
 
 def made_without_lock(plan: Plan, folder: Path) -> set[str]:
-    """What of a study was fetched without a lock, by its place below the resources folder: checkpoints/NAME/step-N."""
-    locked = {}
+    """What of a study gets no lock, by its place below the resources folder: checkpoints/NAME/step-N and the like.
+
+    That is what was fetched without one; and, because all of a data set shares a lock, whatever comes from a data set
+    from which something was fetched without one, by any study.
+    """
+    root = Path(plan.config["folders"]["resources"])
+    found = (checkpoints_without_lock, data_without_lock, corpora_without_lock)
+    return {place for places in found for place in places(plan, folder, root)}
+
+
+def checkpoints_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
+    """Checkpoints and tokenizers that are in the resources folder `root`, and in no lock."""
     for name, step in published_checkpoints(plan):
-        locked[f"checkpoints/{name}/step-{step}"] = plan.published(name, step)["locked"]
-        locked[f"tokenizers/{plan.tokenizer(name)}"] = plan.locked_tokenizer(plan.tokenizer(name))
+        tokenizer, repo = plan.tokenizer(name), plan.trajectories[name]["tokenizer_repo"]
+        shared = plan.locked_tokenizer(tokenizer) or locked_elsewhere(folder / "trajectories", repo)
+        own = plan.published(name, step)["locked"]
+        for place, lock in ((f"checkpoints/{name}/step-{step}", own), (f"tokenizers/{tokenizer}", shared)):
+            if not lock and (root / place / "manifest.json").exists():
+                yield place
+
+
+def data_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
+    """Files of tasks' data sets of which one is there without a lock; in a locked data set, each by itself."""
     for path in jobs.datasets_needed(plan):
         _, dataset, file = path.as_posix().split("/", 2)
-        locked[path.parent.as_posix()] = (locks.of_dataset(folder / "datasets", dataset, file) or {}).get("files")
+        lock = locks.of_dataset(folder / "datasets", dataset, file)
+        if lock is None:
+            made = any((root / "datasets" / dataset).rglob("manifest.json"))
+        else:
+            made = not lock["files"] and (root / path).with_name("manifest.json").exists()
+        if made:
+            yield path.parent.as_posix()
+
+
+def corpora_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
+    """Corpora of data sets whose revision is not locked, and of which some corpus is there."""
+    made = {manifests.read(path)["definition"].get("dataset") for path in (root / "corpora").glob("*/manifest.json")}
     for name, corpus in published_corpora(plan).items():
-        locked[f"corpora/{name}"] = locks.pin(folder / "datasets", corpus) != corpus
-    root = Path(plan.config["folders"]["resources"])
-    return {place for place, lock in locked.items() if not lock and (root / place / "manifest.json").exists()}
+        lock = locks.read(folder / "datasets", corpus["dataset"].replace("/", "--"))
+        if locks.revision_of(corpus) not in lock["revisions"] and corpus["dataset"] in made:
+            yield f"corpora/{name}"
 
 
 def published_checkpoints(plan: Plan) -> list[tuple[str, int]]:
@@ -75,11 +104,13 @@ def published_checkpoints(plan: Plan) -> list[tuple[str, int]]:
 
 
 def published_corpora(plan: Plan) -> dict[str, dict]:
-    """The entries of the config's section `corpus` that the study reads from a hub."""
+    """The entries of the config's section `corpus` that the study reads from a branch or tag of a hub's data set."""
     tokens = jobs.tokens_needed(plan)
     needed = jobs.corpora_needed(plan, tokens, jobs.tokenizers_needed(plan, tokens))
     corpora = {name: plan.config["corpus"][name] for name in needed}
-    return {name: corpus for name, corpus in corpora.items() if locks.is_published(corpus)}
+    return {
+        name: corpus for name, corpus in corpora.items() if locks.is_published(corpus) and not locks.at_commit(corpus)
+    }
 
 
 def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path, here: set[str]) -> Iterator[str | None]:

@@ -8,7 +8,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-SHAPES_NO_NUMBERS = ("scripts/lib/logs.py", "scripts/lib/hub.py")  # what a hub gives is checked by its hashes
+SHAPES_NO_NUMBERS = ("scripts/lib/logs.py", "scripts/lib/hub.py")  # what a hub gave stays, and has its hashes
 
 
 def closure(*names: str) -> list[str]:

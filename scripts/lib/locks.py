@@ -79,6 +79,11 @@ def is_published(corpus: dict) -> bool:
     return corpus["source"] == "hub" and not Path(corpus["dataset"]).exists()
 
 
+def at_commit(corpus: dict) -> bool:
+    """Whether a published corpus names the commit of its data set itself."""
+    return bool(COMMIT.fullmatch(revision_of(corpus)))
+
+
 def revision_of(corpus: dict) -> str:
     """Which revision of its data set a published corpus asks for."""
     return corpus.get("revision") or "main"
@@ -86,7 +91,7 @@ def revision_of(corpus: dict) -> str:
 
 def pin(folder: Path | str, corpus: dict) -> dict:
     """A corpus with the commit of its data set as `revision` where a lock has it, keys sorted; else as it is."""
-    if not is_published(corpus):
+    if not is_published(corpus) or at_commit(corpus):
         return corpus
     known = read(folder, corpus["dataset"].replace("/", "--"))["revisions"].get(revision_of(corpus))
     return dict(sorted((corpus | {"revision": known["commit"]}).items())) if known else corpus

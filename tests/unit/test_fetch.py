@@ -11,9 +11,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
-from scripts.fetch import fetch
+from scripts.fetch import apart, fetch
 from scripts.lib import hub as client
 from tests.hub import connect
 from tests.hub.server import Hub
@@ -108,6 +108,16 @@ def test_a_hub_that_asks_for_hours_is_not_waited_for(server, take):
     server.fault(r"^/api/", status=429, retry_after=86_400)
     with pytest.raises(client.Unavailable, match="the hub asks to wait for 86400 s; run again then"):
         take()
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path):
+    whole = torch.arange(6.0).reshape(2, 3)
+    torch.save({"a": whole, "tied": whole, "turned": whole.t(), "part": whole[1]}, tmp_path / "w.bin")
+    tensors = torch.load(tmp_path / "w.bin", weights_only=True, mmap=True)
+    save_file(apart(tensors), tmp_path / "w.safetensors")
+    found = load_file(tmp_path / "w.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_waits_are_those_that_the_hub_names_and_else_grow_to_minutes():

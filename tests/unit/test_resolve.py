@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -156,31 +157,36 @@ def test_corpora_are_locked_and_pinned(server, config):
 
 def test_what_was_fetched_without_a_lock_stays_as_it_is(server, config, tmp_path, capsys):
     folder, plan = config
-    made = [
+    made = {
         "checkpoints/tiny/step-20",
         "tokenizers/tiny--model",
         "corpora/texts",
         "datasets/allenai--sciq/default/test",
-    ]
+    }
     for place in made:
         (tmp_path / "resources" / place).mkdir(parents=True)
-        (tmp_path / "resources" / place / "manifest.json").write_text("{}")
-    study = plan("sciq", corpora={"texts": CORPUS})
-    assert resolve.made_without_lock(study, folder) == set(made)
+        content = {"definition": CORPUS} if place.startswith("corpora") else {}
+        (tmp_path / "resources" / place / "manifest.json").write_text(json.dumps(content))
+    study = plan("sciq", "social_iqa", corpora={"texts": CORPUS, "more": CORPUS | {"documents": 3}})
+    siblings = {"corpora/more", "datasets/allenai--sciq/default/train"}
+    assert resolve.made_without_lock(study, folder) == made | siblings
     assert resolve.resolve(study, folder) == []
-    assert capsys.readouterr().out.startswith("4 things were fetched without a lock, and get none")
+    assert capsys.readouterr().out.startswith("6 get no lock, ")
     lock = read(folder / "trajectories", "tiny")
     assert list(lock["revisions"]) == ["step30"]
     assert "tokenizer" not in lock
-    assert list(read(folder / "datasets", "allenai--sciq")["revisions"][BRANCH]["files"]) == [
-        "default/train/0000.parquet"
-    ]
-    assert not (folder / "datasets/locks/org--texts.json").exists()
+    for split in ("test", "train"):  # what the rules go by
+        assert locks.of_dataset(folder / "datasets", "allenai--sciq", f"default/{split}/0000.parquet") is None
+    assert locks.pin(folder / "datasets", CORPUS) == CORPUS
+    assert (folder / "datasets/locks/lighteval--siqa.json").exists()
 
 
 def test_runs_that_share_a_tokenizer_share_its_lock(server, config):
     folder, plan = config
     resolve.resolve(plan(), folder)
+    place = Path(plan().config["folders"]["resources"], "tokenizers/tiny--model")
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text("{}")
     path = folder / "trajectories/locks/tiny.json"
     path.rename(path.with_name("other.json"))
     server.move("tiny/model", "main", {"tokenizer.json": b"{} "})

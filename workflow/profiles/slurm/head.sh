@@ -2,7 +2,8 @@
 # Snakemake's head process as a Slurm job, for clusters that allow no long processes on login nodes. From the clone's root:
 #   sbatch workflow/profiles/slurm/head.sh config/studies/NAME.yaml [more arguments for snakemake]
 # It needs a partition whose nodes may submit jobs, and time for the whole study; add sbatch's options before the script.
-# What comes from a hub is fetched by this job: if its node has no network, run `make prefetch` on a login node first.
+# What comes from a hub is fetched by this job: if its node has no network, run `make prefetch` on a login node first, and
+# keep fetched weights (`fetch.keep_weights`), for else checkpoints are fetched one after the other.
 # At its time limit, and at `scancel --signal=INT --batch JOB`, it cancels its jobs and ends: submit it again. After a plain
 # scancel or a lost node run `make recover` first.
 #SBATCH --job-name=trajquant-head
