@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet
 
-from scripts.lib import manifests
+from scripts.lib import locks, manifests
 from scripts.lib.corpora import OVERLAP_WORDS, near_duplicates, overlap
 from scripts.lib.hub import commit_of_dataset
 from scripts.lib.logs import Progress, open_log
@@ -232,10 +232,9 @@ def hub(definition: dict) -> Iterator[Document]:
 
 def commit_of(definition: dict) -> dict[str, str]:
     """`revision` of a hub's data set as the commit that it is now; it is kept in the manifest, with the definition."""
-    revision = definition.get("revision")
-    if definition["source"] != "hub" or Path(definition["dataset"]).exists() or len(revision or "") == 40:  # a commit
+    if not locks.is_published(definition) or locks.at_commit(definition):
         return {}
-    return {"revision": commit_of_dataset(definition["dataset"], revision or "main")}
+    return {"revision": commit_of_dataset(definition["dataset"], locks.revision_of(definition))}
 
 
 def text_of(row: dict, field: str, where: str) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
             f"be made again with all that follows; manifests name their commits: {', '.join(sorted(here)[:3])} ..."
         )
     steps, data = {}, {}
-    for name, step in published_checkpoints(plan):
+    for name, step in jobs.published_needed(plan):
         if f"checkpoints/{name}/step-{step}" not in here:
             steps.setdefault(name, []).append(step)
     for path in jobs.datasets_needed(plan):
@@ -67,13 +67,14 @@ def made_without_lock(plan: Plan, folder: Path) -> set[str]:
 
 def checkpoints_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
     """Checkpoints and tokenizers that are in the resources folder `root`, and in no lock."""
-    for name, step in published_checkpoints(plan):
+    points, locked = jobs.published_needed(plan), {}
+    for name, step in points:
+        locked[f"checkpoints/{name}/step-{step}"] = plan.published(name, step)["locked"]
+    for name in {name for name, _ in points}:
         tokenizer, repo = plan.tokenizer(name), plan.trajectories[name]["tokenizer_repo"]
         shared = plan.locked_tokenizer(tokenizer) or locked_elsewhere(folder / "trajectories", repo)
-        own = plan.published(name, step)["locked"]
-        for place, lock in ((f"checkpoints/{name}/step-{step}", own), (f"tokenizers/{tokenizer}", shared)):
-            if not lock and (root / place / "manifest.json").exists():
-                yield place
+        locked[f"tokenizers/{tokenizer}"] = shared
+    return (place for place, lock in locked.items() if not lock and (root / place / "manifest.json").exists())
 
 
 def data_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
@@ -93,20 +94,13 @@ def corpora_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
     """Corpora of data sets whose revision is not locked, and of which some corpus is there."""
     made = {manifests.read(path)["definition"].get("dataset") for path in (root / "corpora").glob("*/manifest.json")}
     for name, corpus in published_corpora(plan).items():
-        lock = locks.read(folder / "datasets", corpus["dataset"].replace("/", "--"))
-        if locks.revision_of(corpus) not in lock["revisions"] and corpus["dataset"] in made:
+        if locks.of_corpus(folder / "datasets", corpus) is None and corpus["dataset"] in made:
             yield f"corpora/{name}"
-
-
-def published_checkpoints(plan: Plan) -> list[tuple[str, int]]:
-    """(trajectory, step) of the checkpoints that the study takes from a hub."""
-    return [point for point in jobs.checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "hub"]
 
 
 def published_corpora(plan: Plan) -> dict[str, dict]:
     """The entries of the config's section `corpus` that the study reads from a branch or tag of a hub's data set."""
-    tokens = jobs.tokens_needed(plan)
-    needed = jobs.corpora_needed(plan, tokens, jobs.tokenizers_needed(plan, tokens))
+    needed = jobs.corpora_needed(plan, jobs.tokens_needed(plan))
     corpora = {name: plan.config["corpus"][name] for name in needed}
     return {
         name: corpus for name, corpus in corpora.items() if locks.is_published(corpus) and not locks.at_commit(corpus)
@@ -119,17 +113,30 @@ def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path, he
     for step in steps:
         wanted = plan.published(name, step)
         choose = partial(hub.model_files, code=wanted["remote_code"])
+        ask = partial(hub.resolve, wanted["repo"], choose=choose)
         with telling() as notes:
-            found = hub.resolve(wanted["repo"], wanted["revision"], choose)
-            notes.append(locks.merge(lock, wanted["name"], found))
-            known = lock["revisions"][wanted["name"]]
-            if wanted["remote_code"].keys() - known["files"].keys():  # pinned since, and the branch has moved on
-                locks.merge(lock, wanted["name"], hub.resolve(wanted["repo"], known["commit"], choose))
+            notes.append(lock_revision(lock, wanted["name"], ask, wanted["revision"], wanted["remote_code"]))
             if not lock.get("tokenizer") and f"tokenizers/{plan.tokenizer(name)}" not in here:
                 repo = plan.trajectories[name]["tokenizer_repo"]
                 lock["tokenizer"] = locked_elsewhere(folder, repo) or hub.resolve(repo, "main", hub.tokenizer_files)
         locks.write(folder, name, lock)
         yield notes[-1]
+
+
+def lock_revision(lock: dict, name: str, ask: Callable, revision: str, needed: Iterable[str]) -> str | None:
+    """Lock a revision under a name; if it has moved, needed files that the lock lacks are those of the locked commit.
+
+    Args:
+        ask: resolves a revision or commit.
+
+    Returns:
+        What moved.
+    """
+    moved = locks.merge(lock, name, ask(revision=revision))
+    known = lock["revisions"][name]
+    if set(needed) - known["files"].keys():
+        locks.merge(lock, name, ask(revision=known["commit"]))
+    return moved
 
 
 def locked_elsewhere(folder: Path, repo: str) -> dict | None:
@@ -139,21 +146,17 @@ def locked_elsewhere(folder: Path, repo: str) -> dict | None:
 
 
 def resolve_dataset(dataset: str, names: list[str], folder: Path) -> Iterator[str | None]:
-    """Lock the files of a data set; if its branch has moved, further files come from the locked commit."""
-    lock, repo = locks.read(folder, dataset), dataset.replace("--", "/", 1)
+    """Lock the files of a data set."""
+    lock, ask = locks.read(folder, dataset), partial(fetch_dataset.resolve, dataset.replace("--", "/", 1), names)
     with telling() as notes:
-        notes.append(locks.merge(lock, locks.CONVERTED, fetch_dataset.resolve(repo, names)))
-        known = lock["revisions"][locks.CONVERTED]
-        if missing := [name for name in names if name not in known["files"]]:
-            locks.merge(lock, locks.CONVERTED, fetch_dataset.resolve(repo, missing, known["commit"]))
+        notes.append(lock_revision(lock, locks.CONVERTED, ask, locks.CONVERTED, names))
         locks.write(folder, dataset, lock)
     yield notes[-1]
 
 
 def resolve_corpus(corpus: dict, folder: Path) -> Iterator[str | None]:
     """Lock the commit of a corpus's data set."""
-    repo, revision = corpus["dataset"], locks.revision_of(corpus)
-    name = repo.replace("/", "--")
+    repo, revision, name = corpus["dataset"], locks.revision_of(corpus), locks.name_of(corpus)
     lock = locks.read(folder, name)
     with telling() as notes:
         found = {"repo": repo, "commit": hub.commit_of_dataset(repo, revision), "files": {}}

@@ -200,7 +200,8 @@ class Forecast:
                 yield fetched.get(names, 0.0) + slowest[names]
                 point = self.plan.waits_for.get(point)
 
-        return max((sum(until(point)) for point in self.plan.waits_for), default=0.0)
+        ends = self.plan.waits_for.keys() - set(self.plan.waits_for.values())
+        return max((sum(until(point)) for point in ends), default=0.0)
 
 
 def make_forecast(plan: Plan, at_once: int) -> Forecast:

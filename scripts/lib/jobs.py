@@ -126,7 +126,7 @@ def list_jobs(plan: Plan, works: Works | None = None) -> list[Job]:
 
     tokens = tokens_needed(plan)
     tokenizers = tokenizers_needed(plan, tokens)
-    for corpus in corpora_needed(plan, tokens, tokenizers):
+    for corpus in corpora_needed(plan, tokens):
         add("corpus", corpus, output=place / "corpora" / corpus / "manifest.json")
     for tokenizer in tokenizers:
         stage = "fetch_tokenizer" if _from_hub(plan, tokenizer) else "tokenizer"
@@ -215,6 +215,11 @@ def checkpoints_needed(plan: Plan) -> list[tuple[str, int]]:
     return sorted(found)
 
 
+def published_needed(plan: Plan) -> list[tuple[str, int]]:
+    """(trajectory, step) of those checkpoints that come from a hub."""
+    return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "hub"]
+
+
 def links_needed(plan: Plan) -> list[tuple[str, str]]:
     """(trajectory, link) of all training that the study's checkpoints need."""
     needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "train"]
@@ -246,12 +251,13 @@ def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
 
 def tokenizers_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
     """Tokenizers of these tokens, and those that are fetched with checkpoints."""
-    fetched = {plan.tokenizer(name) for name, _ in checkpoints_needed(plan) if name in plan.by_source("hub")}
+    fetched = {plan.tokenizer(name) for name, _ in published_needed(plan)}
     return sorted({tokenizer for tokenizer, _, _ in tokens} | fetched)
 
 
-def corpora_needed(plan: Plan, tokens: list[tuple[str, str, str]], tokenizers: list[str]) -> list[str]:
+def corpora_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
     """Corpora of these tokens, of tokenizers that are trained, and of the tasks' documents."""
+    tokenizers = tokenizers_needed(plan, tokens)
     trained = {plan.tokenizer_definition(tokenizer).get("corpus") for tokenizer in tokenizers} - {None}
     return sorted({corpus for _, corpus, _ in tokens} | trained | set(documents_needed(plan)))
 

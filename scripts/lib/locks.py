@@ -89,9 +89,19 @@ def revision_of(corpus: dict) -> str:
     return corpus.get("revision") or "main"
 
 
+def name_of(corpus: dict) -> str:
+    """Name of the lock of a published corpus's data set."""
+    return corpus["dataset"].replace("/", "--")
+
+
+def of_corpus(folder: Path | str, corpus: dict) -> dict | None:
+    """What a lock has of the revision that a published corpus asks for; or None."""
+    return read(folder, name_of(corpus))["revisions"].get(revision_of(corpus))
+
+
 def pin(folder: Path | str, corpus: dict) -> dict:
     """A corpus with the commit of its data set as `revision` where a lock has it, keys sorted; else as it is."""
     if not is_published(corpus) or at_commit(corpus):
         return corpus
-    known = read(folder, corpus["dataset"].replace("/", "--"))["revisions"].get(revision_of(corpus))
+    known = of_corpus(folder, corpus)
     return dict(sorted((corpus | {"revision": known["commit"]}).items())) if known else corpus

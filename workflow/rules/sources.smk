@@ -100,11 +100,9 @@ def prefetched():
 
     Checkpoints that are deleted once they are measured are fetched when their turn comes.
     """
-    hub = set(PLAN.by_source("hub"))
-    published = [point for point in jobs.checkpoints_needed(PLAN) if point[0] in hub]
+    published = jobs.published_needed(PLAN)
     tokenizers = sorted({PLAN.tokenizer(name) for name, _ in published})
-    tokens = jobs.tokens_needed(PLAN)
-    corpora = jobs.corpora_needed(PLAN, tokens, jobs.tokenizers_needed(PLAN, tokens))
+    corpora = jobs.corpora_needed(PLAN, jobs.tokens_needed(PLAN))
     data = [path for suite in PLAN.suites.values() for path in suite["documents"] + suite["datasets"]]
     data += [f"datasets/suite-{name}.json" for name, suite in PLAN.suites.items() if suite["datasets"]]
     return [
