@@ -9,8 +9,8 @@
 # %%
 import polars as pl
 
-from scripts.lib import findings, pages
-from scripts.lib.manifests import read
+from scripts.lib.report import findings, pages
+from scripts.lib.runtime.manifests import read
 
 # %% tags=["parameters"]
 study = ""

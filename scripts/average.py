@@ -6,9 +6,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from scripts.lib import manifests
-from scripts.lib.folders import weight_files
-from scripts.lib.logs import Progress, open_log
+from scripts.lib.models.folders import weight_files
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import Progress, open_log
 from scripts.publish import describe
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet
 
-from scripts.lib import locks, manifests
-from scripts.lib.corpora import OVERLAP_WORDS, near_duplicates, overlap
-from scripts.lib.hub import commit_of_dataset
-from scripts.lib.logs import Progress, open_log
+from scripts.lib.data.duplicates import OVERLAP_WORDS, near_duplicates, overlap
+from scripts.lib.hub import locks
+from scripts.lib.hub.client import commit_of_dataset
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import Progress, open_log
 
 SPLITS = ("train", "validation", "calibration")
 ROW_GROUP = 16_384

@@ -6,11 +6,11 @@ import numpy as np
 import polars
 import torch
 
-from scripts.lib import manifests
-from scripts.lib.corpora import load_windows, segments
-from scripts.lib.devices import pick_device
-from scripts.lib.logs import Progress, open_log
-from scripts.lib.models import load_dense
+from scripts.lib.data.windows import load_windows, segments
+from scripts.lib.models.loading import load_dense
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.devices import pick_device
+from scripts.lib.runtime.logs import Progress, open_log
 
 SCHEMA = {
     "window": polars.Int32,

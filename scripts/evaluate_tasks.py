@@ -11,7 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib import manifests, suites
+from scripts.lib.data import suites
+from scripts.lib.runtime import manifests
 
 METRICS = {
     "acc": "accuracy",
@@ -63,7 +64,7 @@ def evaluate_tasks(
     harness, rows, reason = {}, [], made["reason"] if made["status"] == "refused" else None
     if reason is None:
         os.environ |= OFFLINE
-        from scripts.lib.devices import pick_device
+        from scripts.lib.runtime.devices import pick_device
 
         settings = settings | {"device": pick_device(settings["device"])}
         try:
@@ -104,7 +105,7 @@ def score(
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from scripts.lib.models import load_dense, load_tokenizer
+    from scripts.lib.models.loading import load_dense, load_tokenizer
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="trajquant-tasks-") as cache:
@@ -212,7 +213,7 @@ def _write_samples(path: Path | str, rows: list[tuple], description: dict) -> No
 
 
 if __name__ == "__main__":
-    from scripts.lib.logs import open_log
+    from scripts.lib.runtime.logs import open_log
 
     job = snakemake
     cell = {key: job.wildcards[key] for key in ("trajectory", "checkpoint", "method", "suite")}

@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from scripts.lib import hub, manifests, own_code
-from scripts.lib.folders import validate_model_folder
-from scripts.lib.logs import open_log
+from scripts.lib.hub import client
+from scripts.lib.models import own_code
+from scripts.lib.models.folders import validate_model_folder
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import open_log
 from scripts.publish import describe
 
 
@@ -33,7 +35,7 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
     files = {name: entry for name, entry in resolved["files"].items() if name in code or not name.endswith(".py")}
     resolved = resolved | {"files": files}
     fetch_code(resolved, code, state)
-    hub.fetch_files(resolved, state)
+    client.fetch_files(resolved, state)
     with manifests.staged_folder(out) as scratch:
         for name in files:
             if not name.endswith((".bin", ".bin.index.json")):
@@ -41,7 +43,7 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
         if pickled := sorted(state / name for name in files if name.endswith(".bin")):
             convert(pickled, scratch)
         for path in tokenizer.iterdir():
-            if path.name not in (*hub.CONFIG_FILES, manifests.TIMESTAMP) and not (scratch / path.name).exists():
+            if path.name not in (*client.CONFIG_FILES, manifests.TIMESTAMP) and not (scratch / path.name).exists():
                 manifests.link_file(path, scratch / path.name)
         set_classes(scratch / "config.json", resolved["repo"], code)
         if code:
@@ -60,13 +62,13 @@ def convert(files: list[Path], out: Path) -> None:
         try:
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
         except Exception as error:
-            raise hub.Unavailable(f"{path.name} holds more than weights and is not opened: {error}") from error
+            raise client.Unavailable(f"{path.name} holds more than weights and is not opened: {error}") from error
         save_file(apart(tensors), out / safe_name(path.name))
-    index = files[0].parent / hub.INDEX["bin"]
+    index = files[0].parent / client.INDEX["bin"]
     if len(files) > 1:
         content = json.loads(index.read_text())
         content["weight_map"] = {name: safe_name(file) for name, file in content["weight_map"].items()}
-        (out / hub.INDEX["safetensors"]).write_text(json.dumps(content, indent=1))
+        (out / client.INDEX["safetensors"]).write_text(json.dumps(content, indent=1))
 
 
 def apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -94,20 +96,20 @@ def fetch_code(resolved: dict, code: dict[str, str], state: Path) -> None:
     where = f"{resolved['repo']} at {resolved['commit'][:12]}"
     if missing := sorted(code.keys() - resolved["files"].keys()):
         lock = "the lock was made before its code was pinned: run `make resolve` again"
-        raise hub.Unavailable(f"{where}: {', '.join(missing)} is not locked; {lock}")
+        raise client.Unavailable(f"{where}: {', '.join(missing)} is not locked; {lock}")
     if code:
-        hub.fetch_files(resolved | {"files": {name: resolved["files"][name] for name in code}}, state)
+        client.fetch_files(resolved | {"files": {name: resolved["files"][name] for name in code}}, state)
     for name, expected in code.items():
         found = manifests.sha256(state / name)
         others = sorted({f"{module}.py" for module in get_relative_imports(state / name)} - code.keys())
         if found != expected:
             (state / name).unlink()
-            raise hub.Unavailable(
+            raise client.Unavailable(
                 f"{where}: {name} has the SHA-256 {found}, and `remote_code` of the trajectory pins {expected}; "
                 "read the file at that commit, and pin the new hash if you trust it"
             )
         if others:
-            raise hub.Unavailable(
+            raise client.Unavailable(
                 f"{where}: {name} imports {', '.join(others)}; read and pin that in `remote_code` too"
             )
 
@@ -123,11 +125,15 @@ def set_classes(path: Path, repo: str, code: dict[str, str]) -> None:
     if code:
         config["auto_map"] = own_code.local_references(references)
         if others := sorted(own_code.files_of(config["auto_map"]) - code.keys()):
-            raise hub.Unavailable(f"{repo}: its config takes classes from {', '.join(others)}; read and pin that too")
+            raise client.Unavailable(
+                f"{repo}: its config takes classes from {', '.join(others)}; read and pin that too"
+            )
         if "AutoModelForCausalLM" not in config["auto_map"]:
-            raise hub.Unavailable(f"{repo}: its config names no class of its own for `{kind}`; take `remote_code` out")
+            raise client.Unavailable(
+                f"{repo}: its config names no class of its own for `{kind}`; take `remote_code` out"
+            )
     elif kind not in CONFIG_MAPPING:
-        raise hub.Unavailable(
+        raise client.Unavailable(
             f"{repo}: transformers has no class `{kind}`; own code is run only where `remote_code` of the trajectory "
             "pins it: list its Python files there, each with its SHA-256, once you have read them"
         )
@@ -140,7 +146,9 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"fetch {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
     params, asked = snakemake.params, snakemake.params.published
     code = asked["remote_code"]
-    resolved = asked["locked"] or hub.resolve(asked["repo"], asked["revision"], partial(hub.model_files, code=code))
+    resolved = asked["locked"] or client.resolve(
+        asked["repo"], asked["revision"], partial(client.model_files, code=code)
+    )
     fetch(resolved, Path(snakemake.input.tokenizer), Path(params.state), Path(snakemake.output.model), code)
     origin = {"repo": asked["repo"], "name": asked["name"], "commit": resolved["commit"]}
     manifest = describe(Path(snakemake.output.model), params.identity | origin)

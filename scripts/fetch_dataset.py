@@ -10,9 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib import hub, manifests
-from scripts.lib.locks import CONVERTED
-from scripts.lib.logs import open_log
+from scripts.lib.hub import client
+from scripts.lib.hub.locks import CONVERTED
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import open_log
 
 
 def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: Path, manifest: Path) -> None:
@@ -32,7 +33,7 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
     if not locked or not locked["files"]:
         resolved = resolve(repo, [name], locked["commit"] if locked else CONVERTED)
     entry = resolved["files"][name]
-    fetched = hub.fetch_file(repo, resolved["commit"], entry["name"], entry, state, "dataset")
+    fetched = client.fetch_file(repo, resolved["commit"], entry["name"], entry, state, "dataset")
     content = {"bytes": fetched.stat().st_size, "sha256": manifests.sha256(fetched)}
     content["rows"] = pl.scan_parquet(fetched).select(pl.len()).collect().item()
     data.unlink(missing_ok=True)
@@ -44,7 +45,7 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
 
 def resolve(repo: str, wanted: list[str], revision: str = CONVERTED) -> dict:
     """The commit of a data set's revision, and those of its files that are wanted."""
-    return hub.resolve(repo, revision, partial(parquet_files, wanted), "dataset")
+    return client.resolve(repo, revision, partial(parquet_files, wanted), "dataset")
 
 
 def parquet_files(wanted: list[str], files: dict[str, dict], where: str) -> dict[str, dict]:
@@ -61,9 +62,9 @@ def parquet_files(wanted: list[str], files: dict[str, dict], where: str) -> dict
         config = configs[0] if config == "default" and len(configs) == 1 else config
         name = f"{config}/{split}/{file}"
         if name not in files:
-            raise hub.Unavailable(f"{where} has no {name}; its configurations: {', '.join(configs) or 'none'}")
+            raise client.Unavailable(f"{where} has no {name}; its configurations: {', '.join(configs) or 'none'}")
         if f"{config}/{split}/0001.parquet" in files:
-            raise hub.Unavailable(f"{where} has {config}/{split} in several files; only splits of one file are read")
+            raise client.Unavailable(f"{where} has {config}/{split} in several files; only splits of one file are read")
         found[asked] = files[name] | {"name": name}
     return found
 

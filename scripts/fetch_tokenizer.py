@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from scripts.lib import hub
-from scripts.lib.logs import open_log
+from scripts.lib.hub import client
+from scripts.lib.runtime.logs import open_log
 from scripts.tokenizer import tokenizer
 
 
@@ -25,11 +25,11 @@ def fetch_tokenizer(repo: str, locked: dict | None, state: Path, name: str, fold
         Unavailable: the hub does not give it.
         ValueError: what it gives is no tokenizer, or one without an end-of-text token.
     """
-    resolved = locked or hub.resolve(repo, "main", hub.tokenizer_files)
+    resolved = locked or client.resolve(repo, "main", client.tokenizer_files)
     for path in state.glob("*") if state.is_dir() else ():
         if path.name not in resolved["files"] and path.suffix != ".part":  # of another commit, which a killed job began
             path.unlink()
-    hub.fetch_files(resolved, state)
+    client.fetch_files(resolved, state)
     definition = {"source": "model", "path": str(state), "repo": repo, "commit": resolved["commit"]}
     manifest = tokenizer(definition, name, None, folder, manifest_path)
     shutil.rmtree(state)

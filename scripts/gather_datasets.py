@@ -5,7 +5,7 @@ Each of a study's evaluations has it as input, not the hundred files themselves:
 
 from pathlib import Path
 
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 
 def gather_datasets(fetched: list[str], prompts: str, out: Path | str) -> None:
@@ -22,7 +22,7 @@ def gather_datasets(fetched: list[str], prompts: str, out: Path | str) -> None:
 
 
 if __name__ == "__main__":
-    from scripts.lib.logs import open_log
+    from scripts.lib.runtime.logs import open_log
 
     open_log(snakemake.log[0], f"gather_datasets {snakemake.wildcards.suite}")
     gather_datasets(snakemake.input.manifests, snakemake.params.prompts, snakemake.output[0])

@@ -5,8 +5,8 @@ Which steps a link keeps and where it ends do not shape its weights and are not 
 
 from pathlib import Path
 
-from scripts.lib import manifests
-from scripts.lib.logs import open_log
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import open_log
 
 
 def lineage(run: dict, start: int, threads: int, tokens: Path, parent: Path | None) -> dict:

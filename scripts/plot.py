@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scripts.lib import curves, figures
-from scripts.lib.figures import BASELINE, LINES, MARKERS, WORDS
-from scripts.lib.tracks import Track, families, tracks
+from scripts.lib.analysis.tracks import Track, families, tracks
+from scripts.lib.report import curves, figures
+from scripts.lib.report.figures import BASELINE, LINES, MARKERS, WORDS
 
 NOTHING_MEASURED = "No loss was measured in this study."
 NOTHING_QUANTIZED = "The loss of no quantized model was measured in this study."
@@ -217,7 +217,7 @@ def _end_entries(found: list[Track], all_checkpoints: bool = True) -> list[Line2
 
 
 if __name__ == "__main__":
-    from scripts.lib.logs import open_log
+    from scripts.lib.runtime.logs import open_log
 
     open_log(snakemake.log[0], f"plot {snakemake.params.figure}")
     plot(

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from scripts.lib import manifests
-from scripts.lib.folders import count_parameters, validate_model_folder
-from scripts.lib.logs import open_log
+from scripts.lib.models.folders import count_parameters, validate_model_folder
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import open_log
 
 
 def publish(source: Path, out: Path, identity: dict) -> dict:

@@ -12,14 +12,22 @@ import polars
 import torch
 import yaml
 
-from scripts.lib import manifests, own_code, packed
-from scripts.lib.corpora import draw_windows
-from scripts.lib.devices import pick_device
-from scripts.lib.forward import batches, logits, window_losses
-from scripts.lib.gate import Gate, save_projections
-from scripts.lib.layers import LAYERS
-from scripts.lib.logs import open_log
-from scripts.lib.models import block_linears, load_dense, load_empty, load_tokenizer, unsupported_tensors
+from scripts.lib.checks.gate import Gate, save_projections
+from scripts.lib.checks.layer_errors import LAYERS
+from scripts.lib.data.windows import draw_windows
+from scripts.lib.models.forward import batches, logits, window_losses
+from scripts.lib.models.loading import (
+    block_linears,
+    load_dense,
+    load_empty,
+    load_tokenizer,
+    own_code,
+    packed,
+    unsupported_tensors,
+)
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.devices import pick_device
+from scripts.lib.runtime.logs import open_log
 from scripts.quantizers import Quantized, Refused, load_quantizer, load_transform, refusing
 from scripts.quantizers.support import refusal
 

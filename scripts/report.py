@@ -113,7 +113,7 @@ def _in_page(body: str, title: str, page: Path) -> str:
 
 
 if __name__ == "__main__":
-    from scripts.lib.logs import open_log
+    from scripts.lib.runtime.logs import open_log
 
     open_log(snakemake.log[0], f"report {snakemake.wildcards.study}")
     report(

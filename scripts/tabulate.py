@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from scripts.lib import manifests, statistics
-from scripts.lib.contrasts import contrasts_table
-from scripts.lib.costs import costs_table
-from scripts.lib.measures import Measure, paired, read_loss, read_tasks
+from scripts.lib.analysis import resampling
+from scripts.lib.analysis.contrasts import contrasts_table
+from scripts.lib.analysis.costs import costs_table
+from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
+from scripts.lib.runtime import manifests
 
 TYPES = {
     **dict.fromkeys(("step", "tokens", "parameters", "bytes", "bits", "group_size", "n"), pl.Int64),
@@ -44,7 +45,7 @@ def tabulate(
 ) -> dict[str, pl.DataFrame]:
     """The tables `checkpoints`, `measurements`, `contrasts`, `missing` and `costs` of a study, rows in a fixed order.
 
-    `contrasts` compares pairs of cells of `measurements` (scripts/lib/contrasts.py); `costs` alone holds times.
+    `contrasts` compares pairs of cells of `measurements`; `costs` alone holds times.
 
     Args:
         study: name of the study.
@@ -152,12 +153,12 @@ def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> 
     if len(places) < len(measures):
         raise ValueError(f"{measures[0].dataset} is a task of two suites of this study; give one of them another name")
     base = np.array([places[(*m.cell[:2], "none", m.metric)] for m in measures])
-    values, errors = statistics.mean(sums, sizes), statistics.clustered_stderr(sums, sizes)
-    samples = statistics.bootstrap_means(sums, sizes, draws, seed, measures[0].dataset)
+    values, errors = resampling.mean(sums, sizes), resampling.clustered_stderr(sums, sizes)
+    samples = resampling.bootstrap_means(sums, sizes, draws, seed, measures[0].dataset)
     share = np.array([m.metric in RELATIVE for m in measures])
     with np.errstate(divide="ignore", invalid="ignore"):
         contrast = np.where(share, samples / samples[:, base] - 1, samples - samples[:, base])
-    lower, upper = statistics.interval(contrast, confidence)
+    lower, upper = resampling.interval(contrast, confidence)
     single = (sizes > 0).sum(axis=1) < 2
     bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
     rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
@@ -204,7 +205,7 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
 
 
 if __name__ == "__main__":
-    from scripts.lib.logs import open_log
+    from scripts.lib.runtime.logs import open_log
 
     open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
     tables = tabulate(

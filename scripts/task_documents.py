@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 FEWEST_WORDS = 12  # the fewest words before a question
 CONTEXT_WORDS = 24  # the most words before a continuation
@@ -146,7 +146,7 @@ def _order(seed: int, key: str) -> str:
 
 
 if __name__ == "__main__":
-    from scripts.lib.logs import open_log
+    from scripts.lib.runtime.logs import open_log
 
     job = snakemake
     open_log(job.log[0], f"task_documents {job.params.corpus}")

@@ -9,8 +9,8 @@ from typing import BinaryIO
 import numpy as np
 import polars as pl
 
-from scripts.lib import manifests
-from scripts.lib.logs import Progress, open_log
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import Progress, open_log
 
 BATCH = 1024
 

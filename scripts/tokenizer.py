@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib import manifests
-from scripts.lib.logs import open_log
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import open_log
 
 END = "<|endoftext|>"
 

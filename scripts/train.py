@@ -18,11 +18,11 @@ from transformers import (
     set_seed,
 )
 
-from scripts.lib import schedules
-from scripts.lib.corpora import load_windows
-from scripts.lib.devices import pick_device
-from scripts.lib.logs import Progress, open_log
-from scripts.lib.manifests import link_tree, staged_folder
+from scripts.lib.data.windows import load_windows
+from scripts.lib.runtime.devices import pick_device
+from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.manifests import link_tree, staged_folder
+from scripts.lib.study import schedules
 
 LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm"}
 COMPLETE = "complete"  # written last into each of the Trainer's own checkpoints: without it one is not resumed from

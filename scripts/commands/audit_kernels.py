@@ -13,13 +13,14 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM
 
-from scripts.lib import manifests, own_code
-from scripts.lib.config import ConfigError
-from scripts.lib.corpora import draw_windows
-from scripts.lib.forward import window_losses
-from scripts.lib.logs import Progress
-from scripts.lib.models import load_dense
-from scripts.lib.plan import BASELINE, Plan, load_plan
+from scripts.lib.data.windows import draw_windows
+from scripts.lib.models import own_code
+from scripts.lib.models.forward import window_losses
+from scripts.lib.models.loading import load_dense
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.runtime.logs import Progress
+from scripts.lib.study.plan import BASELINE, Plan, load_plan
 
 SCHEMA = {
     **dict.fromkeys(("trajectory", "checkpoint", "method", "format"), pl.String),

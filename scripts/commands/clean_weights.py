@@ -4,9 +4,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from scripts.lib import heads
-from scripts.lib.config import ConfigError
-from scripts.lib.plan import BASELINE, Plan, load_plan
+from scripts.lib.cluster import runs
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import BASELINE, Plan, load_plan
 
 
 def clean(plan: Plan) -> tuple[int, int]:
@@ -43,9 +43,9 @@ def evaluations(plan: Plan, cell, results: Path) -> list[Path]:
 
 def main() -> None:
     try:
-        head = heads.holder()
-        if head and heads.is_alive(head) is not False:
-            raise RuntimeError(f"a run may need them: {heads.describe(head)}")
+        head = runs.holder()
+        if head and runs.is_alive(head) is not False:
+            raise RuntimeError(f"a run may need them: {runs.describe(head)}")
         number, freed = clean(load_plan(*sys.argv[1:]))
     except (ConfigError, RuntimeError) as error:
         sys.exit(f"clean-weights: {error}")

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.lib import heads
-from scripts.lib.config import ConfigError
-from scripts.lib.site import gpu_request, load_site, site_file
-from scripts.lib.slurm_plugin import accounting
+from scripts.lib.cluster import runs
+from scripts.lib.cluster.cluster_site import gpu_request, load_site, site_file
+from scripts.lib.cluster.slurm_repair import accounting
+from scripts.lib.runtime.config_files import ConfigError
 
 LOCKS = ("envs/trajquant.lock", "envs/slurm.lock")
 ENOUGH_SECONDS = 240  # a finished job must stay visible so long where there is no accounting: polls are 180 s apart
@@ -115,10 +115,10 @@ def storage() -> str:
 
 def head() -> str:
     """No dead run holds the folder."""
-    last = heads.holder()
-    alive = heads.is_alive(last) if last else False
+    last = runs.holder()
+    alive = runs.is_alive(last) if last else False
     if alive or alive is None:
-        return f"{'a run is going on' if alive else 'there is or was a run'}: {heads.describe(last)}"
+        return f"{'a run is going on' if alive else 'there is or was a run'}: {runs.describe(last)}"
     if last or any(Path(".snakemake/locks").glob("*")):
         raise Broken("the last run was killed: run `make recover`")
     return "no run is going on"
@@ -163,13 +163,13 @@ def cancelled_at_exit(job: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if heads.state_of(job) in ("PENDING", "RUNNING"):
+        if runs.state_of(job) in ("PENDING", "RUNNING"):
             slurm("scancel", job)
 
 
 def wait_for(job: str, timeout: int) -> float:
     start = time.monotonic()
-    while heads.state_of(job) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
+    while runs.state_of(job) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
         if time.monotonic() - start > timeout:
             reason = slurm("squeue", "--noheader", "--format=%T, %r", "--jobs", job).strip()
             raise Broken(f"the probe job did not end within {timeout} s ({reason}): a full queue, or a wrong partition")

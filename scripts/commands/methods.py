@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib import manifests
-from scripts.lib.plan import BASELINE, Plan, load_plan
+from scripts.lib.runtime import manifests
+from scripts.lib.study.plan import BASELINE, Plan, load_plan
 
 PAGE = Path("config/recipes/README.md")
 COMMAND = ["--profile", "workflow/profiles/local", "--configfile", "config/studies/methods.yaml", "--until", "tabulate"]

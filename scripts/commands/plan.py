@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from scripts.lib.config import ConfigError
-from scripts.lib.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
-from scripts.lib.plan import load_plan
+from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import load_plan
 
 PROFILE = Path("workflow/profiles/local/config.yaml")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import polars as pl
 
 from scripts.evaluate_tasks import OFFLINE, build_tasks
-from scripts.lib import jobs, suites
-from scripts.lib.config import ConfigError
-from scripts.lib.plan import Plan, load_plan
+from scripts.lib.cluster import jobs
+from scripts.lib.data import suites
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import Plan, load_plan
 
 FOLDER = Path("config/tasks")
 
@@ -49,7 +50,7 @@ def make_requests(name: str, task: suites.Task, root: Path) -> str:
 
 def read_document(corpus: Path, root: Path, tokenizers: list[str]) -> str:
     """Read the first document of a corpus, and tokenize it with those of the study's tokenizers that are fetched."""
-    from scripts.lib.models import load_tokenizer
+    from scripts.lib.models.loading import load_tokenizer
 
     text = pl.scan_parquet(corpus / "*.parquet").select("text").head(1).collect().item()
     counts = {name: len(load_tokenizer(root / "tokenizers" / name / "tokenizer").encode(text)) for name in tokenizers}

@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import HfApi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from scripts.lib import hub
-from scripts.lib.sizes import DTYPES
+from scripts.lib.hub import client
+from scripts.lib.study.sizes import DTYPES
 
 FOLDER = Path("config/trajectories")
 STEP = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d+)(?!\d|\.\d|[kKmM](?![a-z]))")
@@ -55,18 +55,20 @@ def propose(repo: str) -> str:
     Raises:
         Unavailable: the hub does not give the repository, no name has a step, or the newest revision holds no model.
     """
-    refs = hub.patiently(lambda: HfApi().list_repo_refs(repo), repo)
+    refs = client.patiently(lambda: HfApi().list_repo_refs(repo), repo)
     names = sorted({ref.name for ref in [*refs.branches, *refs.tags]})
     series, others = group(names)
     if not series:
-        raise hub.Unavailable(f"{repo}: no branch or tag has a step in its name, such as step1000; it has: {names[:9]}")
+        raise client.Unavailable(
+            f"{repo}: no branch or tag has a step in its name, such as step1000; it has: {names[:9]}"
+        )
     pattern = max(series, key=lambda found: len(series[found]))
     rows = series.pop(pattern)
     steps = {step: name for name, (step, _) in reversed(rows.items())}  # of names of one step, the first
     newest = steps[max(steps)]
-    found = hub.describe_revision(repo, newest)
+    found = client.describe_revision(repo, newest)
     model, parts = describe_model(repo, newest, found)
-    tokenizer = "main" in names and hub.TOKENIZER_FILES & hub.describe_revision(repo, "main")["files"].keys()
+    tokenizer = "main" in names and client.TOKENIZER_FILES & client.describe_revision(repo, "main")["files"].keys()
     tokens, note = tokens_per_step(list(rows.values()))
     revisions = {"pattern": pattern, "verified": True, "all": [steps[step] for step in sorted(steps)]}
     sources = [{"figures": ["revisions", "model"], "source": f"the hub itself, {repo}", "verified": True}]
@@ -146,18 +148,18 @@ def describe_model(repo: str, revision: str, found: dict) -> tuple[dict, str]:
     """`model` of a trajectory, from the config and the weights of a revision, and what its code needs, as text.
 
     Args:
-        found: the revision's commit and files, as `hub.describe_revision` gives them.
+        found: the revision's commit and files, as `client.describe_revision` gives them.
 
     Raises:
         Unavailable: the revision holds no model.
     """
-    files = hub.model_files(found["files"], f"{repo} at {revision}")
+    files = client.model_files(found["files"], f"{repo} at {revision}")
     config = read(repo, found["commit"], files, "config.json")
     kind = config.get("model_type")
     if not kind:
-        raise hub.Unavailable(f"{repo} at {revision}: its config.json names no `model_type`")
+        raise client.Unavailable(f"{repo} at {revision}: its config.json names no `model_type`")
     dtype = config.get("dtype") or config.get("torch_dtype")
-    index = next((read(repo, found["commit"], files, name) for name in hub.INDEX.values() if name in files), {})
+    index = next((read(repo, found["commit"], files, name) for name in client.INDEX.values() if name in files), {})
     size = (index.get("metadata") or {}).get("total_size")
     size = size or sum(entry["bytes"] for name, entry in files.items() if name.endswith((".safetensors", ".bin")))
     model = {"architecture": kind, "parameters": int(size) // DTYPES.get(dtype, DTYPES["float32"])}
@@ -173,7 +175,7 @@ def describe_model(repo: str, revision: str, found: dict) -> tuple[dict, str]:
 def read(repo: str, commit: str, files: dict[str, dict], name: str) -> dict:
     """The content of a JSON file of a commit."""
     with tempfile.TemporaryDirectory() as folder:
-        return json.loads(hub.fetch_file(repo, commit, name, files[name], Path(folder)).read_text())
+        return json.loads(client.fetch_file(repo, commit, name, files[name], Path(folder)).read_text())
 
 
 def leftovers(series: dict[str, dict], others: list[str], twice: list[str]) -> str:
@@ -201,7 +203,7 @@ def main() -> None:
         sys.exit(f"propose: {path} exists and is not overwritten; give another NAME")
     try:
         text = propose(repo)
-    except hub.Unavailable as error:
+    except client.Unavailable as error:
         sys.exit(f"propose: {error}")
     if name:
         path.write_text(text)

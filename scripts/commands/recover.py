@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.lib import heads
+from scripts.lib.cluster import runs
 
 WAIT = 120
 OF_SNAKEMAKE = re.compile(r"bin/snakemake |-m snakemake |snakemake/__main__\.py |\.snakemake/scripts/")
@@ -27,7 +27,7 @@ def recover(folder: Path) -> list[str]:
     Raises:
         RuntimeError: a head is alive, or it cannot be told from here; nothing was done.
     """
-    refuse_if_alive(folder / heads.RECORD)
+    refuse_if_alive(folder / runs.RECORD)
     running = [process for process, command in processes_in(folder).items() if "--mode" not in command]
     if running:
         raise RuntimeError(
@@ -46,21 +46,21 @@ def recover(folder: Path) -> list[str]:
         unlock = [sys.executable, "-m", "snakemake", "--snakefile", os.devnull, "--unlock", "--quiet", "all"]
         subprocess.run(unlock, cwd=folder, check=True)
         done.append("freed the lock")
-    heads.release(folder / heads.RECORD)
+    runs.release(folder / runs.RECORD)
     return done
 
 
 def refuse_if_alive(record: Path) -> None:
     """Raise RuntimeError if the folder's head lives, or may live on another host."""
-    head = heads.holder(record)
+    head = runs.holder(record)
     if head is None:
         return
-    alive = heads.is_alive(head)
+    alive = runs.is_alive(head)
     if alive:
-        raise RuntimeError(f"a run is going on: {heads.describe(head)}; let it end, or stop it there (Ctrl-C, kill)")
+        raise RuntimeError(f"a run is going on: {runs.describe(head)}; let it end, or stop it there (Ctrl-C, kill)")
     if alive is None:
         raise RuntimeError(
-            f"the last head was {heads.describe(head)}, which cannot be seen from this host; run `make recover` there. "
+            f"the last head was {runs.describe(head)}, which cannot be seen from this host; run `make recover` there. "
             f"If that host is gone, delete {record} first"
         )
 
@@ -84,7 +84,7 @@ def leftover_processes(folder: Path) -> list[int]:
     parents = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(path.name)] = heads.parent_of(int(path.name))
+            parents[int(path.name)] = runs.parent_of(int(path.name))
         except OSError:
             continue
     found = set(processes_in(folder))
@@ -95,10 +95,10 @@ def leftover_processes(folder: Path) -> list[int]:
 
 def stop(process: int) -> None:
     """SIGTERM, and SIGKILL after ten seconds."""
-    started = heads.start_of(process)
+    started = runs.start_of(process)
     for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
         end = time.monotonic() + seconds
-        while heads.start_of(process) == started and time.monotonic() < end:
+        while runs.start_of(process) == started and time.monotonic() < end:
             try:
                 os.kill(process, number)
             except ProcessLookupError:

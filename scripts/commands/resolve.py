@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from scripts import fetch_dataset
-from scripts.lib import hub, jobs, locks, manifests
-from scripts.lib.logs import Progress
-from scripts.lib.plan import Plan, load_plan
+from scripts.lib.cluster import jobs
+from scripts.lib.hub import client, locks
+from scripts.lib.runtime import manifests
+from scripts.lib.runtime.logs import Progress
+from scripts.lib.study.plan import Plan, load_plan
 
 FOLDER = Path("config")
 
@@ -49,7 +51,7 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
         for done, note in enumerate(itertools.chain(*runs), start=1):
             notes += [note] if note else []
             progress.update(done)
-    except hub.Unreachable as error:
+    except client.Unreachable as error:
         notes.append(str(error))
     return notes
 
@@ -112,13 +114,15 @@ def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path, he
     lock = locks.read(folder, name)
     for step in steps:
         wanted = plan.published(name, step)
-        choose = partial(hub.model_files, code=wanted["remote_code"])
-        ask = partial(hub.resolve, wanted["repo"], choose=choose)
+        choose = partial(client.model_files, code=wanted["remote_code"])
+        ask = partial(client.resolve, wanted["repo"], choose=choose)
         with telling() as notes:
             notes.append(lock_revision(lock, wanted["name"], ask, wanted["revision"], wanted["remote_code"]))
             if not lock.get("tokenizer") and f"tokenizers/{plan.tokenizer(name)}" not in here:
                 repo = plan.trajectories[name]["tokenizer_repo"]
-                lock["tokenizer"] = locked_elsewhere(folder, repo) or hub.resolve(repo, "main", hub.tokenizer_files)
+                lock["tokenizer"] = locked_elsewhere(folder, repo) or client.resolve(
+                    repo, "main", client.tokenizer_files
+                )
         locks.write(folder, name, lock)
         yield notes[-1]
 
@@ -159,7 +163,7 @@ def resolve_corpus(corpus: dict, folder: Path) -> Iterator[str | None]:
     repo, revision, name = corpus["dataset"], locks.revision_of(corpus), locks.name_of(corpus)
     lock = locks.read(folder, name)
     with telling() as notes:
-        found = {"repo": repo, "commit": hub.commit_of_dataset(repo, revision), "files": {}}
+        found = {"repo": repo, "commit": client.commit_of_dataset(repo, revision), "files": {}}
         notes.append(locks.merge(lock, revision, found))
         locks.write(folder, name, lock)
     yield notes[-1]
@@ -171,9 +175,9 @@ def telling() -> Iterator[list[str | None]]:
     notes: list[str | None] = [None]
     try:
         yield notes
-    except hub.Unreachable:
+    except client.Unreachable:
         raise
-    except hub.Unavailable as error:
+    except client.Unavailable as error:
         notes.append(str(error))
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts.lib.grids import Grid
-from scripts.lib.shortages import is_shortage
+from scripts.lib.models.grids import Grid
+from scripts.lib.runtime.shortages import is_shortage
 
 LIBRARIES = ("rtn", "gptqmodel", "llmcompressor", "bitsandbytes", "autoround", "hqq", "mixed", "llamacpp", "autogptq")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.lib.grids import Grid
-from scripts.lib.models import quantization_of
-from scripts.lib.packed import read_layers
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import quantization_of
+from scripts.lib.models.packed import read_layers
 from scripts.quantizers import Quantized, Refused, autogptq_worker
 from scripts.quantizers.tools import require, run_program
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from auto_round import AutoRound
 
-from scripts.lib.grids import Grid
-from scripts.lib.models import block_linears, load_dense, load_tokenizer
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import block_linears, load_dense, load_tokenizer
 from scripts.quantizers import Quantized, save_dense
 from scripts.quantizers.rtn import nominal_bits
 

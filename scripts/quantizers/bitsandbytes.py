@@ -8,9 +8,9 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from scripts.lib import own_code
-from scripts.lib.grids import Grid
-from scripts.lib.packed import dequantize_4bit
+from scripts.lib.models import own_code
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.packed import dequantize_4bit
 from scripts.quantizers import Quantized
 
 BLOCK = 64

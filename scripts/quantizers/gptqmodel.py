@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.lib import own_code
-from scripts.lib.folders import weight_files
-from scripts.lib.grids import Grid
-from scripts.lib.packed import PLANES
+from scripts.lib.models import own_code
+from scripts.lib.models.folders import weight_files
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.packed import PLANES
 from scripts.quantizers import Quantized
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from hqq.core.quantize import Quantizer
 
-from scripts.lib.grids import Grid
-from scripts.lib.models import block_linears, load_dense
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized, save_dense
 
 FLOATS = 32  # bits of a group's scale and zero point, both in half precision

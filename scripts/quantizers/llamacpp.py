@@ -9,8 +9,8 @@ from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
 from torch import nn
 
-from scripts.lib.grids import Grid
-from scripts.lib.models import block_linears, load_dense
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized, Refused, save_dense
 from scripts.quantizers.tools import require, run_program
 

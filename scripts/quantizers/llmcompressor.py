@@ -11,9 +11,9 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from torch import nn
 
-from scripts.lib import own_code
-from scripts.lib.grids import Grid
-from scripts.lib.models import block_linears, load_dense
+from scripts.lib.models import own_code
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized
 
 PRESETS = {"mxfp4": "MXFP4A16", "nvfp4": "NVFP4A16"}

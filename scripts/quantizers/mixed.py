@@ -7,10 +7,10 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
-from scripts.lib.forward import batches, logits
-from scripts.lib.grids import Grid
-from scripts.lib.logs import Progress
-from scripts.lib.models import block_linears, load_dense
+from scripts.lib.models.forward import batches, logits
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import block_linears, load_dense
+from scripts.lib.runtime.logs import Progress
 from scripts.quantizers import Quantized, save_dense
 from scripts.quantizers.rtn import nominal_bits, round_to_nearest
 

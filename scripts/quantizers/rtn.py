@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from scripts.lib.grids import Grid
-from scripts.lib.models import block_linears, load_dense
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized, save_dense
 
 SCALE_BITS = 16

@@ -1,7 +1,7 @@
 """Which methods suit which architectures: what transforms need to know of a block, and all reasons to refuse a pair.
 
-What is not refused here is tried, and is in a figure only if it passes the gate (scripts/lib/gate.py). The pairs that
-passed in the study `methods` are in config/recipes/README.md.
+What is not refused here is tried, and is in a figure only if it passes the gate (scripts/lib/checks/gate.py). The
+pairs that passed in the study `methods` are in config/recipes/README.md.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from scripts.lib.recipes import TOOLS
+from scripts.lib.study.recipes import TOOLS
 from scripts.quantizers import Refused
 
 ROOT = Path(__file__).parents[2]

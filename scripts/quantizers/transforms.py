@@ -13,7 +13,7 @@ from llmcompressor.modifiers.transform.awq import AWQMapping
 from llmcompressor.modifiers.transform.spinquant.norm_mappings import NORM_MAPPING_REGISTRY, NormMapping
 from torch import nn
 
-from scripts.lib.models import load_dense, load_empty, load_tokenizer
+from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.quantizers.llmcompressor import integer_scheme, of_blocks, run
 from scripts.quantizers.support import BLOCKS, Block
 

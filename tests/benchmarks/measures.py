@@ -17,10 +17,10 @@ import torch
 from transformers import AutoTokenizer
 
 from scripts.evaluate_loss import evaluate_loss
-from scripts.lib import manifests
-from scripts.lib.folders import count_parameters
-from scripts.lib.forward import batches, logits
-from scripts.lib.models import load_dense
+from scripts.lib.models.folders import count_parameters
+from scripts.lib.models.forward import batches, logits
+from scripts.lib.models.loading import load_dense
+from scripts.lib.runtime import manifests
 from scripts.train import OrderedWindows, build_model, train
 
 SMALL = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -33,7 +33,7 @@ STAGES = {
     "quantize": "scripts.quantize",
     "quantize (GPTQModel)": "scripts.quantize, gptqmodel",
     "evaluate_loss": "scripts.evaluate_loss",
-    "evaluate_tasks": "scripts.lib.models, lm_eval.models.huggingface",
+    "evaluate_tasks": "scripts.lib.models.loading, lm_eval.models.huggingface",
     "tabulate": "scripts.tabulate",
     "plot": "scripts.plot",
 }
@@ -135,7 +135,7 @@ def quantize_parts(folder: Path, recipe: Path, samples: int) -> dict:
     peak in excess of what it holds after `quantize`'s imports, over the weights in float32; `gate_memory` is that of
     the process that checks. Both are anonymous memory: weights that are mapped from files in float32 are not in it, for
     the kernel gives their pages back when memory is short. `passes` is the library call in forward passes over all
-    calibration tokens, which `scripts.lib.resources.WORK` counts in.
+    calibration tokens, which `scripts.lib.cluster.requests.WORK` counts in.
     """
     code = CHILD.format(folder=str(folder), recipe=str(recipe), samples=samples)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

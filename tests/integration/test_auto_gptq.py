@@ -5,8 +5,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from scripts.lib.forward import window_losses
-from scripts.lib.models import load_dense
+from scripts.lib.models.forward import window_losses
+from scripts.lib.models.loading import load_dense
 from scripts.quantizers import Refused, load_quantizer
 from scripts.quantizers.autogptq import ask
 from tests.tools import ROOT

@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 from tests.hub.server import Hub
 from tests.tools import ROOT, command, copy_tree, edit, planned
 

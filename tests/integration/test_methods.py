@@ -10,9 +10,9 @@ import polars
 import pytest
 
 from scripts.commands.methods import PAGE
-from scripts.lib.corpora import draw_windows
-from scripts.lib.forward import window_losses
-from scripts.lib.models import load_dense
+from scripts.lib.data.windows import draw_windows
+from scripts.lib.models.forward import window_losses
+from scripts.lib.models.loading import load_dense
 from scripts.quantizers import load_quantizer
 from tests.tools import ROOT, copy_tree
 from tests.unit.test_quantize import recipe_file

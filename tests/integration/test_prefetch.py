@@ -8,7 +8,8 @@ import sys
 import polars
 import yaml
 
-from scripts.lib import locks, manifests
+from scripts.lib.hub import locks
+from scripts.lib.runtime import manifests
 from tests.hub.server import Hub
 from tests.integration.test_hub import publish
 from tests.tools import command, copy_tree, job_counts, planned

@@ -59,20 +59,20 @@ def test_forcing_train_reruns_everything_after_it(tree):
 
 
 def test_figure_style_reruns_figures_and_report_only(tree):
-    with open(tree / "scripts/lib/figures.py", "a") as file:
+    with open(tree / "scripts/lib/report/figures.py", "a") as file:
         file.write("\nSTYLE_OF_TEST = 1\n")
     assert planned(tree, "smoke") == {"plot": 5, "report": 1, "all": 1}
 
 
 def test_a_shared_helper_reruns_what_uses_it(tree):
-    with open(tree / "scripts/lib/models.py", "a") as file:
+    with open(tree / "scripts/lib/models/loading.py", "a") as file:
         file.write("\nCHANGE_OF_TEST = 1\n")
     jobs = planned(tree, "smoke")
     assert jobs == {"quantize": 8, "evaluate_loss": 12, "evaluate_tasks": 2} | AFTER_CELLS
 
 
 def test_the_schedule_module_reruns_training(tree):
-    with open(tree / "scripts/lib/schedules.py", "a") as file:
+    with open(tree / "scripts/lib/study/schedules.py", "a") as file:
         file.write("\nCHANGE_OF_TEST = 1\n")
     jobs = planned(tree, "smoke")
     assert jobs["train"] == 3

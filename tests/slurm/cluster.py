@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.lib import heads
+from scripts.lib.cluster import runs
 
 PACKAGES = ("slurm-wlm", "munge", "iproute2")
 SYSTEM = Path("/etc/slurm/slurm.conf")  # where Slurm's job steps look, who do not inherit SLURM_CONF
@@ -248,7 +248,7 @@ def processes_of(node: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if f"\0SLURMD_NODENAME={node}\0".encode() in (path / "environ").read_bytes():
-                parent = heads.parent_of(int(path.name))
+                parent = runs.parent_of(int(path.name))
                 managed = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
                 found |= {int(path.name), parent} if managed else {int(path.name)}
         except OSError:
@@ -261,7 +261,7 @@ def kill_tree(process: int) -> None:
     children = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if heads.parent_of(int(path.name)) == process:
+            if runs.parent_of(int(path.name)) == process:
                 children.append(int(path.name))
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The plugin's faults that scripts/lib/slurm_plugin.py repairs, each provoked with a small workflow of its own."""
+"""The plugin's faults that cluster/slurm_repair.py repairs, each provoked with a small workflow of its own."""
 
 import pytest
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value
 
-from scripts.lib import suites
+from scripts.lib.data import suites
 
 LETTERS = "ABCDE"
 

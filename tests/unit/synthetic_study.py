@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 METHODS = {"rtn-w3-g32": (3, 0.020), "gptq-w3-g32": (3, 0.014), "gptq-w4-g32": (4, 0.004), "nf4": (4, 0.0033)}
 TOKENS_PER_STEP = 3072

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts.average import average
-from scripts.lib.models import load_dense
+from scripts.lib.models.loading import load_dense
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from scripts.commands.clean_weights import clean, evaluations
-from scripts.lib.config import ConfigError
-from scripts.lib.plan import load_plan
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import load_plan
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 import yaml
 
-from scripts.lib.config import ConfigError, load_named, read_yaml, require_study, validate
+from scripts.lib.runtime.config_files import ConfigError, load_named, read_yaml, validate
+from scripts.lib.study.config import require_study
 
 TRAJECTORY = read_yaml("config/trajectories/smoke.yaml")
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from scripts import corpus as stage
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 DOCSTRINGS = {
     "source": "docstrings",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from scripts.lib import disk
-from scripts.lib.config import ConfigError
-from scripts.lib.plan import load_plan
+from scripts.lib.cluster import disk
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import load_plan
 
 
 @pytest.fixture

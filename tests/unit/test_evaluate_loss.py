@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from scripts.evaluate_loss import SCHEMA, by_segment, divergence, evaluate_loss, refusal
-from scripts.lib.corpora import load_windows, segments
+from scripts.lib.data.windows import load_windows, segments
 
 
 def test_equals_the_models_own_loss(tiny_model, token_stream):

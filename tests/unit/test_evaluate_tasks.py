@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from scripts.evaluate_tasks import evaluate_tasks
-from scripts.lib import harness, manifests, suites
+from scripts.lib.data import harness, suites
+from scripts.lib.runtime import manifests
 from tests.unit import benchmark_rows
 from tests.unit.test_task_documents import make, make_corpus
 
@@ -85,7 +86,7 @@ def test_rows_aggregate_to_the_scores_of_the_harness(root, tmp_path):
 
 
 def test_bits_per_byte_is_that_of_a_plain_forward_pass(root, tmp_path):
-    from scripts.lib.models import load_dense, load_tokenizer
+    from scripts.lib.models.loading import load_dense, load_tokenizer
 
     run(root, tmp_path)
     text = json.loads((root / "tasks" / "docstrings" / "rolling.jsonl").read_text().splitlines()[0])["text"]

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file, save, save_file
 
 from scripts.fetch import apart, fetch
-from scripts.lib import hub as client
+from scripts.lib.hub import client
 from tests.hub import connect
 from tests.hub.server import Hub
 

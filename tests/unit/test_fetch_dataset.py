@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from scripts.fetch_dataset import fetch_dataset
-from scripts.lib import hub as client
-from scripts.lib import locks, manifests
+from scripts.lib.hub import client, locks
+from scripts.lib.runtime import manifests
 from tests.hub import connect
 from tests.hub.server import Hub
 

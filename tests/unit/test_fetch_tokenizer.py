@@ -3,7 +3,7 @@
 from transformers import AutoTokenizer
 
 from scripts.fetch_tokenizer import fetch_tokenizer
-from scripts.lib import hub as client
+from scripts.lib.hub import client
 from tests.hub import connect
 from tests.hub.server import Hub
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from scripts.lib.folders import count_parameters, validate_model_folder
+from scripts.lib.models.folders import count_parameters, validate_model_folder
 
 
 @pytest.fixture

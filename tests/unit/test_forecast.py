@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from scripts.lib import forecast, resources
-from scripts.lib.config import read_yaml
-from scripts.lib.forecast import Forecast, Pace, fit, make_forecast
-from scripts.lib.jobs import Job, Works, list_jobs
-from scripts.lib.plan import Cell, Plan, load_plan
-from scripts.lib.sizes import checkpoint_bytes, quantized_bytes
+from scripts.lib.cluster import forecast, requests
+from scripts.lib.cluster.forecast import Forecast, Pace, fit, make_forecast
+from scripts.lib.cluster.jobs import Job, Works, list_jobs
+from scripts.lib.runtime.config_files import read_yaml
+from scripts.lib.study.plan import Cell, Plan, load_plan
+from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 DEFAULT = Pace(10, 100)
@@ -87,7 +87,7 @@ def test_stages_without_work_keep_their_infinite_rate():
 def test_defaults_know_threads_and_gpus():
     one, four, gpu = (forecast.default_paces(*machine) for machine in (("auto", 1), ("cpu", 4), ("cuda", 4)))
     assert four["train"].rate == 4 * one["train"].rate
-    assert gpu["quantize"].rate == resources.FLOPS["cuda"]
+    assert gpu["quantize"].rate == requests.FLOPS["cuda"]
     assert one["fetch"] == four["fetch"] == gpu["fetch"]
 
 

@@ -10,8 +10,7 @@ from llmcompressor.modifiers.transform import QuIPModifier
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from scripts.lib.forward import window_losses
-from scripts.lib.gate import (
+from scripts.lib.checks.gate import (
     Gate,
     Mismatch,
     check_levels,
@@ -22,8 +21,9 @@ from scripts.lib.gate import (
     project,
     save_projections,
 )
-from scripts.lib.grids import Grid
-from scripts.lib.models import load_dense
+from scripts.lib.models.forward import window_losses
+from scripts.lib.models.grids import Grid
+from scripts.lib.models.loading import load_dense
 from scripts.quantizers import Refused, load_quantizer, refusing
 from scripts.quantizers.llmcompressor import integer_scheme, run
 from scripts.quantizers.rtn import round_to_nearest

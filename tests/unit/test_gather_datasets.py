@@ -1,7 +1,7 @@
 """gather_datasets: what stands for a suite's data changes when one of them does."""
 
 from scripts.gather_datasets import gather_datasets
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 
 def test_all_files_are_listed_in_order(tmp_path):

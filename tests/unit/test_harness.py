@@ -5,8 +5,8 @@ import time
 import pytest
 import yaml
 
-from scripts.lib import harness, suites
-from scripts.lib.harness import members
+from scripts.lib.data import harness, suites
+from scripts.lib.data.harness import members
 
 MMLU = harness.package() / "tasks/mmlu/default"
 GROUP = {"group": "g", "task": ["one", "marked"], "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}

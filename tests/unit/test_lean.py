@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import sys
-import scripts.lib.gate
+import scripts.lib.checks.gate
 from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM, LlamaForCausalLM
 print("IMPORTED", *(name for name in ("hqq", "sklearn", "torchao", "scipy.optimize") if name in sys.modules))
 """

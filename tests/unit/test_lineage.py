@@ -1,6 +1,6 @@
 """lineage: what shapes a link's weights, and only that."""
 
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 from scripts.lineage import lineage
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 
 def test_hashes_follow_content_not_time(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from bitsandbytes.functional import quantize_4bit
 
-from scripts.lib.packed import WORD, dequantize_4bit, format_of, unpack
+from scripts.lib.models.packed import WORD, dequantize_4bit, format_of, unpack
 
 
 def pack(codes, bits):

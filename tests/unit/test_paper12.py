@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.evaluate_tasks import OFFLINE, build_tasks
-from scripts.lib import suites
+from scripts.lib.data import suites
 from tests.unit import benchmark_rows
 
 TASKS = Path("config/tasks")

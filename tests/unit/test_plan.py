@@ -7,8 +7,8 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from scripts.lib.config import ConfigError, read_yaml
-from scripts.lib.plan import Cell, make_plan
+from scripts.lib.runtime.config_files import ConfigError, read_yaml
+from scripts.lib.study.plan import Cell, make_plan
 
 BRANCH = {
     "source": "train",

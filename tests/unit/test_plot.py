@@ -4,7 +4,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib.tracks import families, short_count, short_rate, tracks
+from scripts.lib.analysis.tracks import families, short_count, short_rate, tracks
 from scripts.plot import FIGURES, method_order, plot
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import METHODS, two_peaks, write_study

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from scripts.commands import propose
-from scripts.lib import hub as client
-from scripts.lib.config import ConfigError
-from scripts.lib.plan import Plan
-from scripts.lib.trajectories import add_trajectory, require_pins
+from scripts.lib.hub import client
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import Plan
+from scripts.lib.study.trajectories import add_trajectory, require_pins
 from tests.hub import connect
 from tests.hub.server import Hub
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.lib.models import load_dense
+from scripts.lib.models.loading import load_dense
 from scripts.publish import publish
 
 IDENTITY = {"trajectory": "run", "checkpoint": "step-10", "source": "train"}

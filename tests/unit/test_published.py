@@ -6,11 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib import locks, schedules
-from scripts.lib.config import ConfigError, load_named
-from scripts.lib.plan import Plan
-from scripts.lib.published import points
-from scripts.lib.trajectories import add_trajectory
+from scripts.lib.hub import locks
+from scripts.lib.runtime.config_files import ConfigError, load_named
+from scripts.lib.study import schedules
+from scripts.lib.study.plan import Plan
+from scripts.lib.study.published import points
+from scripts.lib.study.trajectories import add_trajectory
 
 FOLDER = Path("config/trajectories")
 HUB = sorted(path.stem for path in FOLDER.glob("*.yaml") if "\nsource: hub\n" in path.read_text())

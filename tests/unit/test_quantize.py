@@ -14,10 +14,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scripts.lib.corpora import draw_windows
-from scripts.lib.gate import Gate, judge
-from scripts.lib.layers import LAYERS
-from scripts.lib.models import block_linears, load_dense
+from scripts.lib.checks.gate import Gate, judge
+from scripts.lib.checks.layer_errors import LAYERS
+from scripts.lib.data.windows import draw_windows
+from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantize import compare_functions, quantize
 from scripts.quantizers import LIBRARIES, Refused, load_quantizer
 from scripts.quantizers.support import refusal

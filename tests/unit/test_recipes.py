@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.lib.config import ConfigError
-from scripts.lib.recipes import contradiction, load_recipe
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.recipes import contradiction, load_recipe
 from scripts.quantizers import LIBRARIES
 
 RECIPES = sorted(path.stem for path in Path("config/recipes").glob("*.yaml"))

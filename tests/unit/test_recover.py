@@ -7,7 +7,7 @@ import time
 import pytest
 
 from scripts.commands import recover as command
-from scripts.lib import heads
+from scripts.lib.cluster import runs
 
 SLEEP = "import time; time.sleep(600)"
 
@@ -62,7 +62,7 @@ def test_children_of_a_job_end_with_it(folder, start):
 
 
 def test_a_live_head_is_left_alone(folder):
-    heads.claim(folder / heads.RECORD)
+    runs.claim(folder / runs.RECORD)
     (folder / ".snakemake/locks").mkdir()
     (folder / ".snakemake/locks/0.output.lock").write_text("x")
     with pytest.raises(RuntimeError, match="a run is going on: process"):
@@ -80,7 +80,7 @@ def test_a_snakemake_that_still_plans_is_left_alone(folder, start):
 
 
 def test_a_head_on_another_host_is_left_alone(folder, monkeypatch):
-    heads.claim(folder / heads.RECORD)
-    monkeypatch.setattr(heads.socket, "gethostname", lambda: "here")
+    runs.claim(folder / runs.RECORD)
+    monkeypatch.setattr(runs.socket, "gethostname", lambda: "here")
     with pytest.raises(RuntimeError, match=r"cannot be seen from this host; run `make recover` there.*head\.json"):
         command.recover(folder)

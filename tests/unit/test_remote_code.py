@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from scripts.commands.resolve import resolve_trajectory
 from scripts.fetch import fetch
 from scripts.fetch_tokenizer import fetch_tokenizer
-from scripts.lib import hub as client
-from scripts.lib import locks, own_code
-from scripts.lib.config import ConfigError
-from scripts.lib.models import load_dense, load_empty, load_tokenizer
-from scripts.lib.plan import Plan, load_plan
-from scripts.lib.trajectories import add_trajectory, require_pins
+from scripts.lib.hub import client, locks
+from scripts.lib.models import own_code
+from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import Plan, load_plan
+from scripts.lib.study.trajectories import add_trajectory, require_pins
 from scripts.publish import publish
 from scripts.quantize import quantize
 from tests.hub import connect

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from scripts.commands import prefetch, resolve
-from scripts.lib import hub as client
-from scripts.lib import locks, suites
-from scripts.lib.config import ConfigError, read_yaml
-from scripts.lib.plan import make_plan
+from scripts.lib.data import suites
+from scripts.lib.hub import client, locks
+from scripts.lib.runtime.config_files import ConfigError, read_yaml
+from scripts.lib.study.plan import make_plan
 from tests.hub import connect
 from tests.hub.server import Hub
 from tests.unit import benchmark_rows

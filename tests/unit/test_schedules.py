@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.lib import schedules
+from scripts.lib.study import schedules
 
 CONSTANT = {"name": "constant", "peak": 1.0, "warmup": 10}
 WSD = {"name": "wsd", "peak": 2.0, "warmup": 10, "decay": {"start": 100, "end": 200, "shape": "linear"}}

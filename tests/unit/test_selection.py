@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.lib.selection import select
+from scripts.lib.study.selection import select
 
 PHASES = ["warmup", "stable", "stable", "stable", "stable", "stable", "decay", "decay", "decay"]
 ROWS = [{"step": 2**n, "tokens": 10 * 2**n, "phase": phase} for n, phase in enumerate(PHASES)]

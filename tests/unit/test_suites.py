@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.lib import suites
+from scripts.lib.data import suites
 
 TASKS = Path("config/tasks")
 SUITE = {"tasks": [{"task": "toy", "num_fewshot": 0}], "batch_size": 4, "limit": None}
@@ -184,7 +184,7 @@ def test_a_task_in_a_group_is_named_once(tmp_path):
 
 def test_checking_imports_no_heavy_library():
     code = (
-        "import sys; from scripts.lib import suites; suites.describe('config/tasks/suite-smoke.yaml'); "
+        "import sys; from scripts.lib.data import suites; suites.describe('config/tasks/suite-smoke.yaml'); "
         "suites.describe('config/tasks/suite-paper12.yaml'); "
         "print([m for m in ('torch', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
     )

@@ -1,9 +1,9 @@
 import polars as pl
 import pytest
 
-from scripts.lib.contrasts import gptq_pairs
-from scripts.lib.costs import read_benchmark
-from scripts.lib.findings import finding
+from scripts.lib.analysis.contrasts import gptq_pairs
+from scripts.lib.analysis.costs import read_benchmark
+from scripts.lib.report.findings import finding
 from scripts.tabulate import CHECKPOINTS, MEASUREMENTS, MISSING, tabulate
 from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib.manifests import sha256
+from scripts.lib.runtime.manifests import sha256
 from scripts.task_documents import FEWEST_WORDS, cloze_document, rolling_document, task_documents
 
 WORDS = ["layer", "weight", "tensor", "shape", "returns", "input", "model", "gradient", "array", "value", "token"]

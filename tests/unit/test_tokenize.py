@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scripts import tokenize as stage
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 from scripts.tokenizer import tokenizer
 
 TEXTS = [f"Return the mean of row {number}: ünïcode, " + "again " * (number % 7) for number in range(60)]

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from scripts import tokenizer as stage
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 
 DEFINITION = {"source": "train", "corpus": "tiny", "vocabulary": 300}
 HARD = "  Naïve 漢字\t\r\n\nit's <|endoftext|> \x00 f(x)=1 🙂 "

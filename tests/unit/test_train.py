@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scripts import train as stage
-from scripts.lib import manifests
+from scripts.lib.runtime import manifests
 from scripts.train import OrderedWindows, build_model, train
 
 RUN = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.lib.config import read_yaml, validate
+from scripts.lib.runtime.config_files import read_yaml, validate
 from tests.tools import ROOT, copy_tree
 
 DOCUMENTS = ("README.md", "config/README.md")

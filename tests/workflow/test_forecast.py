@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from scripts.lib.jobs import list_jobs
-from scripts.lib.plan import load_plan
+from scripts.lib.cluster.jobs import list_jobs
+from scripts.lib.study.plan import load_plan
 from tests.tools import copy_tree, planned
 
 

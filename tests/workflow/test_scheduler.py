@@ -1,4 +1,4 @@
-"""The fault of Snakemake's scheduler that scripts/lib/scheduler.py repairs, with and without the repair."""
+"""The fault of Snakemake's scheduler that cluster/scheduler_repair.py repairs, with and without the repair."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ JOBS = 25
 WORKFLOW = f"""
 import sys, threading
 sys.path.insert(0, "{ROOT}")
-from scripts.lib import scheduler
+from scripts.lib.cluster import scheduler_repair
 
 rule all:
     input: expand("{{number}}.done", number=range({JOBS}))
@@ -23,7 +23,7 @@ rule one:
 
 onstart:
     if config["mend"]:
-        scheduler.mend()
+        scheduler_repair.mend()
 
 onsuccess:
     print("threads:", threading.active_count())
@@ -37,4 +37,4 @@ def test_threads_do_not_grow_with_the_jobs(tmp_path, mend):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert len(list(tmp_path.glob("*.done"))) == JOBS
     threads = int(re.search(r"threads: (\d+)", done.stdout)[1])
-    assert threads < 5 if mend else threads > 10, "if it is mended without the repair, delete scripts/lib/scheduler.py"
+    assert threads < 5 if mend else threads > 10, "if it is mended without the repair, delete scheduler_repair.py"

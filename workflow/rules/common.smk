@@ -1,5 +1,5 @@
 # Helpers of the rules: paths, wildcards, and what each rule asks of the plan.
-# The plan itself, with all checks of what the user wrote, is scripts/lib/plan.py.
+# The plan itself, with all checks of what the user wrote, is scripts/lib/study/plan.py.
 
 import gc
 import os
@@ -11,18 +11,19 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
-from scripts.lib import heads, jobs, locks, scheduler
-from scripts.lib.config import ConfigError, ordered
-from scripts.lib.folders import weight_files
-from scripts.lib.imports import fingerprint
-from scripts.lib.plan import BASELINE, make_plan
-from scripts.lib.recipes import tool_state
+from scripts.lib.cluster import jobs, runs, scheduler_repair
+from scripts.lib.hub import locks
+from scripts.lib.runtime.config_files import ConfigError, ordered
+from scripts.lib.models.folders import weight_files
+from scripts.lib.runtime.fingerprints import fingerprint
+from scripts.lib.study.plan import BASELINE, make_plan
+from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-elif workflow.is_main_process and (head := heads.holder()) and heads.is_alive(head) is not False:
-    logger.warning(f"A run holds this folder: {heads.describe(head)}. While it goes on, only look (-n --nolock).")
+elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head) is not False:
+    logger.warning(f"A run holds this folder: {runs.describe(head)}. While it goes on, only look (-n --nolock).")
 
 config.update(ordered(config))
 try:

@@ -27,6 +27,6 @@ rule report:
         ENV
     params:
         title=config["study"]["title"],
-        code=fingerprint("report", "lib/pages"),
+        code=fingerprint("report", "lib/report/pages"),
     script:
         "../../scripts/report.py"

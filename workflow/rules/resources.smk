@@ -1,7 +1,7 @@
-# What the jobs of each rule ask a cluster for; how much is worked out in scripts/lib/resources.py.
+# What the jobs of each rule ask a cluster for; how much is worked out in scripts/lib/cluster/requests.py.
 
-from scripts.lib.resources import needs
-from scripts.lib.site import gpu_request, load_site
+from scripts.lib.cluster.requests import needs
+from scripts.lib.cluster.cluster_site import gpu_request, load_site
 
 try:
     SITE = load_site()

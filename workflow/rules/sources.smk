@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from scripts.lib.trajectories import require_pins
+from scripts.lib.study.trajectories import require_pins
 
 CELLS = defaultdict(list)  # of each checkpoint
 for cell in PLAN.cells:

@@ -1,0 +1,143 @@
+"""Contrasts: pairs of quantized cells whose relative errors are compared on the same documents.
+
+A pair is two rows of `measurements`. Its interval is that of the difference of the two errors under the same resamples
+of the documents, which is narrower than the two errors' own intervals suggest: documents that are hard for one
+checkpoint are hard for the other.
+"""
+
+import itertools
+import re
+
+import numpy as np
+import polars as pl
+
+from scripts.lib.analysis import resampling
+from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, Track, tracks
+
+DECAY, PEAK, AVERAGED, GPTQ = "decay", "peak rate", "average", "gptq"
+OF_GPTQ = re.compile(r"gptq-(w\d+-\w+(?:-asym)?)(?:-act)?(?:-llmcompressor|-autogptq)?")  # name -> its grid's part
+EQUAL_LOSS = 0.01  # two baseline losses count as equal within this share
+SIDE = {
+    **dict.fromkeys(("method", "trajectory", "checkpoint", "phase"), pl.String),
+    "step": pl.Int64,
+    **dict.fromkeys(("learning_rate", "baseline", "relative", "lower", "upper"), pl.Float64),
+}
+CONTRASTS = {
+    **dict.fromkeys(("study", "kind", "dataset"), pl.String),
+    "bits": pl.Int64,
+    **SIDE,
+    **{f"reference_{name}": kind for name, kind in SIDE.items()},
+    **dict.fromkeys(("difference", "difference_lower", "difference_upper"), pl.Float64),
+}
+Pair = tuple[str, dict, dict]  # kind, row, reference
+
+
+def contrasts_table(
+    measurements: pl.DataFrame, checkpoints: pl.DataFrame, draws: dict, confidence: float
+) -> pl.DataFrame:
+    """One row a pair: both errors with their intervals, and `difference` = error - reference's error with its own.
+
+    Args:
+        measurements, checkpoints: the tables.
+        draws: relative errors of cross-entropy under each resample, {dataset: {cell: array of shape (draws,)}}.
+        confidence: coverage of the intervals.
+    """
+    found, rows = tracks(checkpoints), []
+    for dataset, samples in draws.items():
+        losses = quantized_losses(measurements, dataset)
+        pairs = (
+            decay_pairs(losses, found) + peak_pairs(losses, found) + average_pairs(losses, found) + gptq_pairs(losses)
+        )
+        rows += [_row(kind, row, reference, samples, confidence) for kind, row, reference in pairs]
+    return pl.DataFrame([[row[name] for name in CONTRASTS] for row in rows], schema=CONTRASTS, orient="row")
+
+
+def _row(kind: str, row: dict, reference: dict, samples: dict, confidence: float) -> dict:
+    one, other = (samples[side["trajectory"], side["checkpoint"], side["method"]] for side in (row, reference))
+    bounds = [float(bound) for bound in resampling.interval(one - other, confidence)]
+    known = row["lower"] is not None and np.isfinite(bounds).all()
+    return {
+        **row,
+        "kind": kind,
+        **{f"reference_{name}": reference[name] for name in SIDE},
+        "difference": row["relative"] - reference["relative"],
+        "difference_lower": bounds[0] if known else None,
+        "difference_upper": bounds[1] if known else None,
+    }
+
+
+def quantized_losses(measurements: pl.DataFrame, dataset: str) -> pl.DataFrame:
+    """Cross-entropy rows of the quantized models on one corpus, by step."""
+    part = measurements.filter(pl.col("metric") == "cross_entropy", pl.col("dataset") == dataset)
+    return part.filter(pl.col("method") != "none").sort("trajectory", "step", "checkpoint", "method")
+
+
+def decay_pairs(losses: pl.DataFrame, found: list[Track]) -> list[Pair]:
+    """Ends of decays against no decay.
+
+    A branch whose rate fell is compared with its parent at the same step (else at the nearest step that was measured).
+    A trunk that decays by itself is compared with its own last checkpoint before the decay.
+    """
+    pairs = []
+    for track in found:
+        for method in losses["method"].unique(maintain_order=True).sort():
+            rows = _rows(losses, track.name, method)
+            if not rows or rows[-1]["phase"] != "decay":
+                continue
+            if track.kind == BRANCH and (others := _rows(losses, track.parent, method)):
+                pairs.append((DECAY, rows[-1], _nearest(others, "step", rows[-1]["step"])))
+            elif track.kind == TRUNK and (before := [row for row in rows if row["phase"] == "stable"]):
+                pairs.append((DECAY, rows[-1], before[-1]))
+    return pairs
+
+
+def average_pairs(losses: pl.DataFrame, found: list[Track]) -> list[Pair]:
+    """Every average against the run that it averages, at the same (else the nearest) step."""
+    pairs = []
+    for track in found:
+        if track.kind == AVERAGE and track.parent:
+            for row in losses.filter(pl.col("trajectory") == track.name).iter_rows(named=True):
+                if others := _rows(losses, track.parent, row["method"]):
+                    pairs.append((AVERAGED, row, _nearest(others, "step", row["step"])))
+    return pairs
+
+
+def peak_pairs(losses: pl.DataFrame, found: list[Track]) -> list[Pair]:
+    """Higher against lower peak rate at equal baseline loss, for trunks of equal size.
+
+    Each stable checkpoint of the higher peak is paired with the other trunk's stable checkpoint of the nearest baseline
+    loss; pairs whose losses differ by more than `EQUAL_LOSS` are left out. Peaks are compared with the next lower one.
+    """
+    trunks = [track for track in found if track.kind == TRUNK and track.peak]
+    pairs = []
+    for low, high in itertools.pairwise(trunks):
+        if low.peak == high.peak or low.points["parameters"][0] != high.points["parameters"][0]:
+            continue
+        for method in losses["method"].unique(maintain_order=True).sort():
+            others = [row for row in _rows(losses, low.name, method) if row["phase"] == "stable"]
+            for row in _rows(losses, high.name, method):
+                if row["phase"] == "stable" and others:
+                    other = _nearest(others, "baseline", row["baseline"])
+                    if abs(other["baseline"] / row["baseline"] - 1) <= EQUAL_LOSS:
+                        pairs.append((PEAK, row, other))
+    return pairs
+
+
+def gptq_pairs(losses: pl.DataFrame) -> list[Pair]:
+    """GPTQ against round-to-nearest of the same bits, group size and symmetry, at every checkpoint that has both."""
+    rows = {(row["trajectory"], row["checkpoint"], row["method"]): row for row in losses.iter_rows(named=True)}
+    pairs = []
+    for (trajectory, checkpoint, method), row in rows.items():
+        grid = OF_GPTQ.fullmatch(method)
+        if grid and (reference := rows.get((trajectory, checkpoint, f"rtn-{grid[1]}"))):
+            pairs.append((GPTQ, row, reference))
+    return pairs
+
+
+def _rows(losses: pl.DataFrame, trajectory: str, method: str) -> list[dict]:
+    part = losses.filter(pl.col("trajectory") == trajectory, pl.col("method") == method)
+    return part.sort("step", "checkpoint").to_dicts()
+
+
+def _nearest(rows: list[dict], column: str, value: float) -> dict:
+    return min(rows, key=lambda row: abs(row[column] - value))

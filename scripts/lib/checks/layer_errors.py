@@ -1,0 +1,89 @@
+"""What quantization did to each layer: one row a layer, for later analysis."""
+
+import polars
+import torch
+from torch import nn
+
+from scripts.lib.models.grids import Grid
+
+OUTLIER = 6  # standard deviations
+LAYERS = {  # the columns of a cell's layers.parquet
+    "layer": polars.String,
+    **dict.fromkeys(("weights", "rows", "columns"), polars.Int64),
+    "bits": polars.Float64,
+    "group_size": polars.Int64,
+    **dict.fromkeys(("bits_per_weight", "weight_error", "output_error", "outlier_share", "kurtosis"), polars.Float64),
+    **dict.fromkeys(("absmax_mean", "absmax_max", "seconds"), polars.Float64),
+}
+
+
+class LayerErrors:
+    """Errors of quantized layers on real inputs, gathered while the unquantized model runs.
+
+    `output_error` is |X (W_q - W)^T| / |X W^T| in the Frobenius norm, for the inputs X of the unquantized model: the
+    Hessian-weighted error tr(D H D^T) / tr(W H W^T) of D = W_q - W with H = X^T X, and its square root.
+
+    Args:
+        source, model: the unquantized and the quantized model, both dense.
+        names: the quantized layers.
+    """
+
+    def __init__(self, source: nn.Module, model: nn.Module, names: list[str]):
+        self.sums = {name: [0.0, 0.0] for name in names}
+        for name in names:
+            source.get_submodule(name).register_forward_hook(self._hook(name, model.get_submodule(name)))
+
+    def _hook(self, name: str, quantized: nn.Linear):
+        def add(layer: nn.Linear, inputs: tuple, output: torch.Tensor) -> None:
+            difference = quantized.weight.to(layer.weight) - layer.weight
+            output = output if layer.bias is None else output - layer.bias
+            self.sums[name][0] += float((inputs[0] @ difference.T).square().sum())
+            self.sums[name][1] += float(output.square().sum())
+
+        return add
+
+    def of(self, name: str) -> dict[str, float]:
+        """The errors of one layer."""
+        error, total = self.sums[name]
+        return {"output_error": (error / total) ** 0.5 if total else 0.0}
+
+
+def describe_layer(
+    name: str,
+    weight: torch.Tensor,
+    rounded: torch.Tensor,
+    grid: Grid,
+    bits_per_weight: float,
+    columns: torch.Tensor | None,
+) -> dict:
+    """One row: what a layer's weights looked like before quantization, and how far they moved.
+
+    Args:
+        name: the layer.
+        weight, rounded: its unquantized and its quantized weight [out, in], dense, in float32.
+        grid: on which it lies.
+        bits_per_weight: of this layer, with scales and zero points.
+        columns: group of each input column [in], if columns are not grouped in their order.
+
+    Returns:
+        layer, weights (their number), rows, columns, bits, group_size, bits_per_weight; weight_error = |W_q - W| / |W|
+        (Frobenius); outlier_share, of weights beyond six standard deviations; kurtosis (3 for a normal distribution);
+        absmax_mean, absmax_max: of the groups' largest quantized magnitudes, which formats make their scales from.
+    """
+    centered = weight - weight.mean()
+    deviation = centered.square().mean().sqrt()
+    largest = grid.groups(rounded, columns).abs().amax(dim=1)
+    return {
+        "layer": name,
+        "weights": weight.numel(),
+        "rows": weight.shape[0],
+        "columns": weight.shape[1],
+        "bits": float(grid.bits_of(name)),
+        "group_size": grid.group_size,
+        "bits_per_weight": float(bits_per_weight),
+        "weight_error": float(torch.linalg.norm(rounded - weight) / torch.linalg.norm(weight)),
+        "outlier_share": float((centered.abs() > OUTLIER * deviation).float().mean()),
+        "kurtosis": float((centered / deviation).pow(4).mean()),
+        "absmax_mean": float(largest.mean()),
+        "absmax_max": float(largest.max()),
+    }

@@ -1,0 +1,257 @@
+"""What a study will cost: seconds from work, bytes from sizes; refined by what earlier jobs took."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from scripts.lib.analysis.costs import read_benchmark
+from scripts.lib.cluster import disk, requests
+from scripts.lib.cluster.jobs import Job, Works, checkpoints_needed, list_jobs
+from scripts.lib.study.plan import BASELINE, Plan
+from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the jobs of a stage are: a job takes `start` seconds, and one second more for each `rate` of work."""
+
+    start: float
+    rate: float = math.inf
+
+    def seconds(self, work: float) -> float:
+        return self.start + work / self.rate
+
+
+DISK, NETWORK = requests.DISK_BYTES, 1e7  # bytes a second, of a download
+DOWNLOADS = 4  # at once, as both profiles say
+FETCHING = ("fetch", "fetch_tokenizer", "fetch_dataset")
+COMPUTING = ("train", "quantize", "evaluate_loss", "evaluate_tasks")  # with compute.threads threads, or on a GPU
+# Work is counted as in scripts/lib/cluster/jobs.py. Starts, and rates for one thread of a CPU, are what the studies
+# smoke and methods took on a virtual machine with two cores (float32).
+DEFAULTS = {
+    "corpus": Pace(0, 0.4),
+    "fetch_tokenizer": Pace(5),
+    "tokenizer": Pace(3, 4),
+    "tokenize": Pace(8, 2),
+    "task_documents": Pace(1),
+    "fetch_dataset": Pace(3),
+    "gather_datasets": Pace(0.5),
+    "make_room": Pace(0),
+    "measured": Pace(0),
+    "lineage": Pace(0.5),
+    "train": Pace(13, 6.5e10),
+    "publish": Pace(0.5, DISK),
+    "publish_local": Pace(0.5, DISK),
+    "average": Pace(2, DISK),
+    "fetch": Pace(3, 1 / (1 / NETWORK + 2 / DISK)),  # hashed twice; not measured: networks differ
+    "quantize": Pace(13, 6e10),
+    "evaluate_loss": Pace(7, 6e10),
+    "evaluate_tasks": Pace(9.5, 5.7e10),
+    "tabulate": Pace(1, 100),
+    "plot": Pace(2.5),
+    "report": Pace(5),
+    "all": Pace(0),
+}
+CUDA_RATE = requests.FLOPS["cuda"]  # of all that computes: an estimate for a data centre's GPU, never measured
+ALIKE = 4  # work that differs by no more than this factor says nothing about a rate
+VISIBLE = 0.1  # of the start: what less work takes is lost in what else differs between jobs, such as libraries
+FEWEST = 3  # jobs that a start and a rate are fitted to
+
+
+def default_paces(device: str, threads: int) -> dict[str, Pace]:
+    """Pace of every stage where nothing was measured.
+
+    Args:
+        device: the config's; "auto" counts as a CPU.
+        threads: that one job computes with.
+    """
+    factor = {stage: threads * DEFAULTS[stage].rate for stage in COMPUTING}
+    rates = dict.fromkeys(COMPUTING, CUDA_RATE) if device == "cuda" else factor
+    return {stage: Pace(pace.start, rates.get(stage, pace.rate)) for stage, pace in DEFAULTS.items()}
+
+
+def fit(points: list[tuple[float, float]], default: Pace) -> Pace:
+    """Start and rate that fit measured jobs best, by least squares, neither below 0.
+
+    Few jobs, jobs of about the same work or of hardly any, and jobs that take no longer with more work tell no rate:
+    then both terms of the default are scaled by one factor.
+
+    Args:
+        points: (work, seconds) of each job.
+        default: the stage's pace without measurements.
+    """
+    work, seconds = np.array(points, dtype=float).T
+    seen = work.max() / default.rate > VISIBLE * default.start
+    if seen and len(points) >= FEWEST and work.max() > ALIKE * work.min():
+        (start, slope), _ = nnls(np.stack([np.ones_like(work), work / work.max()], axis=1), seconds)
+        if slope > 0:
+            return Pace(float(start), float(work.max() / slope))
+    expected = sum(default.seconds(one) for one in work)
+    factor = seconds.sum() / expected if expected else 1.0
+    return Pace(default.start * factor, default.rate / factor) if factor > 0 else default
+
+
+def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[float, float]]]:
+    """Work and seconds (without `loading`) of all jobs with a benchmark file whose names this plan knows.
+
+    Whichever study made them; jobs of refused cells are left out, for they end early.
+
+    Returns:
+        stage -> names -> (work, seconds).
+    """
+    results, found = Path(plan.config["folders"]["results"]), {}
+    refused = {}
+    for path in sorted((results / "benchmarks").glob("*/**/*.tsv")):
+        stage, *names = path.relative_to(results / "benchmarks").with_suffix("").parts
+        names = tuple(names)
+        try:
+            work, loading = works.of(stage, names), works.loading(stage, names)
+        except (LookupError, StopIteration):
+            continue  # of another study
+        cell = Path(*names[:3])
+        if stage in COMPUTING[1:] and cell not in refused:
+            refused[cell] = cell.name != BASELINE and is_refused(results / "quantized" / cell / "manifest.json")
+        seconds = read_benchmark(path)["wall_seconds"]
+        if stage in DEFAULTS and seconds is not None and not refused.get(cell):
+            found.setdefault(stage, {})[names] = (work, max(seconds - loading, 0.0))
+    return found
+
+
+def is_refused(manifest: Path) -> bool:
+    """Whether a quantized cell was refused."""
+    return manifest.is_file() and json.loads(manifest.read_text())["status"] == "refused"
+
+
+@dataclass
+class Forecast:
+    """What a study will cost.
+
+    paces, defaults: by stage; `paces` are fitted where `jobs_measured` is not 0.
+    measured: as `measured` returns it.
+    at_once: jobs side by side.
+    """
+
+    plan: Plan
+    jobs: list[Job]
+    defaults: dict[str, Pace]
+    paces: dict[str, Pace]
+    measured: dict[str, dict]
+    at_once: int
+
+    def seconds(self, jobs: list[Job], paces: dict[str, Pace] | None = None) -> float:
+        """Seconds of jobs one after the other, by the paces in use or by others."""
+        paces = self.paces if paces is None else paces
+        return sum(paces[job.stage].seconds(job.work) + job.loading for job in jobs)
+
+    def outcome(self, jobs: list[Job]) -> float | None:
+        """Measured seconds of jobs, if all of them were."""
+        found = [self.measured.get(job.stage, {}).get(job.names) for job in jobs]
+        if not found or None in found:
+            return None
+        return sum(seconds + job.loading for (_, seconds), job in zip(found, jobs, strict=True))
+
+    def wall(self, jobs: list[Job]) -> float:
+        """Seconds of jobs with `at_once` side by side: no less than the longest, than downloads, a chain or a lane."""
+        longest = max((self.seconds([job]) for job in jobs), default=0.0)
+        downloads = self.seconds([job for job in jobs if job.stage in FETCHING]) / DOWNLOADS
+        chains = self._longest_chain(jobs), self._longest_lane(jobs)
+        return max(self.seconds(jobs) / self.at_once, longest, downloads, *chains)
+
+    def units(self, stage: str) -> tuple[str, int]:
+        """ "GPU" or "CPU", and how many of them a job of the stage holds."""
+        compute = self.plan.config["compute"]
+        if stage in COMPUTING and compute["device"] == "cuda":
+            return "GPU", 1
+        return "CPU", compute["threads"] if stage in (*COMPUTING, "average") else 1
+
+    def unit_seconds(self, jobs: list[Job], unit: str) -> float:
+        """Seconds that jobs hold CPUs or GPUs for, each times how many."""
+        held = [(job, self.units(job.stage)) for job in jobs]
+        return sum(number * self.seconds([job]) for job, (kind, number) in held if kind == unit)
+
+    def _longest_chain(self, jobs: list[Job]) -> float:
+        links = {job.names: self.seconds([job]) for job in jobs if job.stage == "train"}
+
+        def until(link: tuple[str, str] | None) -> float:
+            return links.get(link, 0.0) + until(self.plan.links(link[0])[link[1]]["parent"]) if link else 0.0
+
+        return max(map(until, links), default=0.0)
+
+    def _longest_lane(self, jobs: list[Job]) -> float:
+        """Of the checkpoints that wait for one another under a disk budget, with the cells of each side by side."""
+        fetched, quantized, evaluated = {}, {}, {}
+        kinds = {"fetch": fetched, "quantize": quantized, "evaluate_loss": evaluated, "evaluate_tasks": evaluated}
+        for job in jobs:
+            if (found := kinds.get(job.stage)) is not None:
+                found[job.names[:3]] = max(found.get(job.names[:3], 0.0), self.seconds([job]))
+        slowest = Counter()
+        for cell in {**quantized, **evaluated}:
+            slowest[cell[:2]] = max(slowest[cell[:2]], quantized.get(cell, 0.0) + evaluated.get(cell, 0.0))
+
+        def until(point: tuple[str, int] | None) -> Iterator[float]:
+            while point:
+                names = (point[0], f"step-{point[1]}")
+                yield fetched.get(names, 0.0) + slowest[names]
+                point = self.plan.waits_for.get(point)
+
+        ends = self.plan.waits_for.keys() - set(self.plan.waits_for.values())
+        return max((sum(until(point)) for point in ends), default=0.0)
+
+
+def make_forecast(plan: Plan, at_once: int) -> Forecast:
+    """Count a study's jobs and work out how long they take.
+
+    Args:
+        plan: a worked-out study.
+        at_once: jobs side by side.
+    """
+    works, compute = Works(plan), plan.config["compute"]
+    found, defaults = measured(plan, works), default_paces(compute["device"], compute["threads"])
+    fitted = {stage: fit(list(jobs.values()), defaults[stage]) for stage, jobs in found.items()}
+    return Forecast(plan, list_jobs(plan, works), defaults, defaults | fitted, found, at_once)
+
+
+def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
+    """Checkpoints of each trajectory in bytes.
+
+    Returns:
+        trajectory -> checkpoints, largest, bytes, download and download_left (0 unless it is published),
+        sources (how many sizes come from where).
+    """
+    there, rows = {job.names for job in jobs if job.stage == "fetch" and job.done}, {}
+    for name, step in checkpoints_needed(plan):
+        size, source = checkpoint_bytes(plan, name, step)
+        empty = {"checkpoints": 0, "largest": 0, "bytes": 0, "download": 0, "download_left": 0, "sources": Counter()}
+        row = rows.setdefault(name, empty)
+        row["checkpoints"] += 1
+        row["largest"] = max(row["largest"], size)
+        row["bytes"] += size
+        row["sources"][source] += 1
+        if plan.trajectories[name]["source"] == "hub":
+            row["download"] += size
+            row["download_left"] += 0 if (name, f"step-{step}") in there else size
+    return rows
+
+
+def peak_disk(plan: Plan, at_once: int) -> int:
+    """Bytes of all checkpoints that are made or fetched, and of all quantized models that lie there at the same time.
+
+    Args:
+        at_once: jobs side by side: as many models there are where the study does not keep weights.
+    """
+    budget, bounded, places = plan.config["fetch"]["disk_budget"], set(), []
+    if budget is not None:
+        bounded, held = set(plan.by_source("hub")), disk.footprints(plan)
+        places = [held[lane[0]] for lane in disk.lanes(held, budget)]
+    steps = [(name, step) for name, step in checkpoints_needed(plan) if plan.trajectories[name]["source"] != "local"]
+    checkpoints = [checkpoint_bytes(plan, *step)[0] for step in steps if step[0] not in bounded]
+    kinds = Counter((cell.trajectory, cell.method) for cell in plan.cells if cell.method != BASELINE)
+    sizes = [quantized_bytes(plan, *kind) for kind in kinds.elements() if kind[0] not in bounded]
+    kept = sizes if plan.config["quantize"]["keep_weights"] else sorted(sizes, reverse=True)[:at_once]
+    return sum(checkpoints) + sum(kept) + sum(places)

@@ -1,0 +1,180 @@
+"""What the jobs of each rule ask a cluster for, from the size of what they handle: arithmetic on the plan alone.
+
+The numbers are meant to be too large rather than too small; a job that needs more is tried again with twice as much.
+"""
+
+import math
+from dataclasses import dataclass
+
+from scripts.lib.study.sizes import Model
+
+PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
+START_MINUTES = 10  # imports from a cold shared file system, and waiting for its files
+FLOPS = {"cpu": 2e10, "cuda": 3e13}  # a second; a CPU thread's a third of what was measured, a GPU's a guess
+DISK_BYTES = 1e8  # a second, read, hashed and written
+DOCUMENT_TOKENS = 4 * 512  # of a task's document: four answers
+LOGITS = 2**28  # values a forward pass at most, as scripts/lib/models/forward.py has it
+CHECKS = 8  # forward passes over the probe: in memory, source (and each layer's error), reloaded, a transform's two
+WORK = {  # in forward passes over the calibration tokens, rounded up from what `make benchmark` prints (`passes`)
+    "gptq": 8,  # Hessians, inverses and column updates: 4 to 7
+    "awq": 35,  # a grid of scales, each tried on every layer: 33
+    "smoothquant": 3,
+    "spinquant": 1,
+    "autoround": 6,  # for each of its iterations: forward and backward of 8 windows, here of all: 3.6
+    "mixed": 2,  # for each layer and choice of bits: 1.4
+}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory in MB and run time in minutes of a job's first attempt."""
+
+    memory: int
+    minutes: int
+
+    def at(self, attempt: int) -> "Need":
+        """The same, doubled with every further attempt."""
+        return Need(self.memory * 2 ** (attempt - 1), self.minutes * 2 ** (attempt - 1))
+
+
+def needs(plan, name: str) -> dict[str, Need]:
+    """What the first attempt of each rule's jobs for one trajectory asks for.
+
+    Args:
+        plan: a worked-out study (`scripts.lib.study.plan.Plan`).
+        name: the trajectory; rules that belong to none ask for the same in all of them.
+    """
+    compute, loss = plan.config["compute"], plan.config["evaluate_loss"]
+    speed = FLOPS["cuda"] if compute["device"] == "cuda" else FLOPS["cpu"] * compute["threads"]
+    model, trajectory = plan.model(name), plan.trajectories[name]
+    calibrated = [recipe for recipe in plan.recipes.values() if "calibration" in recipe]
+    probe = plan.config["quantize"]["probe"]
+    calibration = max((_tokens(recipe["calibration"]) for recipe in calibrated), default=0)
+    passed = max([quantize_tokens(recipe, probe, model) for recipe in plan.recipes.values()], default=0)
+    window = max([probe["window"], *(recipe["calibration"]["window"] for recipe in calibrated)])
+    asked = max((documents(plan, suite) for suite in plan.suites.values()), default=0)
+    trained = trajectory["source"] == "train"
+    return {
+        "tokenizer": text(),
+        "tokenize": text(),
+        "train": _train(plan, name, model, speed) if trained else None,
+        "publish": publish(model),
+        "average": average(model, trajectory["window"]) if trajectory["source"] == "average" else None,
+        "quantize": quantize(model, calibration, passed, window, speed),
+        "evaluate_loss": evaluate_loss(
+            model, loss["windows"] * loss["window"], loss["batch_size"] * loss["window"], speed
+        ),
+        "evaluate_tasks": evaluate_tasks(model, asked, speed),
+        "tabulate": tabulate(len(plan.cells)),
+    }
+
+
+def _train(plan, name: str, model: Model, speed: float) -> Need:
+    run = plan.trajectories[name]
+    steps = max(link["end"] - link["start"] for link in plan.links(name).values())
+    forward = (run["micro_batch_size"] or run["batch_size"]) * run["window"]
+    return train(model, steps, run["batch_size"] * run["window"], forward, speed)
+
+
+def documents(plan, suite: dict) -> int:
+    """Documents that one evaluation of a suite asks at most: of this project's tasks and of the harness's own."""
+    return len(suite["tasks"]) * (suite["limit"] or plan.config["evaluate_tasks"]["documents"]) + suite["asked"]
+
+
+def train(model: Model, steps: int, batch_tokens: int, forward_tokens: int, speed: float) -> Need:
+    """A link: weights, gradients and two moments in float32, and the activations of one forward pass.
+
+    Args:
+        steps: optimizer steps of the link.
+        batch_tokens: tokens an optimizer step.
+        forward_tokens: tokens a forward pass.
+        speed: floating-point operations a second.
+    """
+    activations = forward_tokens * (80 * model.blocks * model.width + 16 * model.vocabulary)
+    return _need(16 * model.parameters + activations, train_flops(model, steps * batch_tokens) / speed)
+
+
+def train_flops(model: Model, tokens: int) -> float:
+    """Work of training on some tokens: forward and backward pass."""
+    return 6 * model.parameters * tokens
+
+
+def _tokens(drawn: dict) -> int:
+    return drawn["samples"] * drawn["window"]
+
+
+def forward_passes(recipe: dict, model: Model) -> float:
+    """Work of a calibrated method in forward passes over its calibration tokens, those of its transform included."""
+    passes = WORK.get(recipe["algorithm"], 0) + WORK.get(recipe.get("transform", {}).get("algorithm"), 0)
+    if recipe["algorithm"] == "autoround":
+        return passes * recipe["iterations"] * 8 / recipe["calibration"]["samples"]
+    return passes * (7 * model.blocks * len(recipe["choices"]) if recipe["algorithm"] == "mixed" else 1)
+
+
+def quantize_tokens(recipe: dict, probe: dict, model: Model) -> float:
+    """Tokens that pass through the model for one method, all passes together, those of the checks too."""
+    calibration = _tokens(recipe["calibration"]) * forward_passes(recipe, model) if "calibration" in recipe else 0
+    return calibration + CHECKS * _tokens(probe)
+
+
+def forward_flops(model: Model, tokens: float) -> float:
+    """Work of passing tokens through a model."""
+    return 2 * model.parameters * tokens
+
+
+def quantize(model: Model, calibration_tokens: int, forward_tokens: float, window: int, speed: float) -> Need:
+    """One method: the model, its quantized form and, in the process that checks it, source and result in float32.
+
+    Of a checkpoint in float32, whose files are mapped, GPTQ held 4.2 bytes a weight besides its tokens' inputs (`make
+    benchmark`), then the check 4.4; weights in half precision, and a transform, are a further copy each.
+
+    Args:
+        calibration_tokens: whose inputs to a block are held, twice.
+        forward_tokens: tokens that pass through the model, all passes together, those of the checks too.
+        window: of the longest windows; up to eight pass at once, with their logits held up to six times.
+        speed: floating-point operations a second.
+    """
+    logits = 24 * min(8 * window * model.vocabulary, LOGITS)
+    memory = 20 * model.parameters + 8 * calibration_tokens * model.width + logits
+    return _need(memory, forward_flops(model, forward_tokens) / speed + 3 * moved(model))
+
+
+def evaluate_loss(model: Model, tokens: int, forward_tokens: int, speed: float) -> Need:
+    """Two models in float32 and their logits for one batch; a forward pass of both over all tokens."""
+    memory = 12 * model.parameters + 24 * forward_tokens * model.vocabulary
+    return _need(memory, 2 * forward_flops(model, tokens) / speed + moved(model))
+
+
+def evaluate_tasks(model: Model, documents: int, speed: float) -> Need:
+    """One model in float32 and the logits of its longest documents; each document with four answers."""
+    memory = 8 * model.parameters + 24 * 2048 * model.vocabulary
+    return _need(memory, forward_flops(model, documents * DOCUMENT_TOKENS) / speed + moved(model))
+
+
+def publish(model: Model) -> Need:
+    """Weights are hashed, and copied where they cannot be linked."""
+    return _need(0, moved(model))
+
+
+def average(model: Model, members: int) -> Need:
+    """Members are streamed tensor by tensor; the embedding is the largest one, held three times."""
+    return _need(12 * model.vocabulary * model.width, members * moved(model))
+
+
+def text(documents_mb: float = 1000) -> Need:
+    """Tokenizing: a few copies of the text; a minute for every 20 MB."""
+    return Need(PROCESS_MB + math.ceil(4 * documents_mb), START_MINUTES + math.ceil(documents_mb / 20))
+
+
+def tabulate(cells: int) -> Need:
+    """Segments of all cells and their resamples: half a MB and a second a cell."""
+    return Need(PROCESS_MB + math.ceil(cells / 2), START_MINUTES + math.ceil(cells / 60))
+
+
+def moved(model: Model) -> float:
+    """Seconds that a model's weights take to be read or written once."""
+    return 4 * model.parameters / DISK_BYTES
+
+
+def _need(extra_bytes: float, seconds: float) -> Need:
+    return Need(PROCESS_MB + math.ceil(extra_bytes / 1e6), START_MINUTES + math.ceil(seconds / 60))

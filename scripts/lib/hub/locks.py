@@ -1,0 +1,107 @@
+"""Locks: what revisions on a hub were when they were resolved; files that a user can commit.
+
+A published trajectory has one, `config/trajectories/locks/NAME.json`, and so has a data set of tasks or corpora,
+`config/datasets/locks/OWNER--NAME.json`.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from scripts.lib.runtime import manifests
+
+COMMIT = re.compile("[0-9a-f]{40}")
+CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps its conversion of a data set
+
+
+def path_of(folder: Path | str, name: str) -> Path:
+    """Where a lock lies, below the folder of trajectories or of data sets."""
+    return Path(folder) / "locks" / f"{name}.json"
+
+
+def read(folder: Path | str, name: str) -> dict:
+    """A lock; an empty one if there is none.
+
+    Returns:
+        revisions: {revision: {repo, commit, files}}; of a trajectory also tokenizer: {repo, commit, files}. What is
+        locked for a corpus has no files: it is read as a stream.
+
+    Raises:
+        ValueError: it is no lock as `write` makes them; names the file.
+    """
+    path = path_of(folder, name)
+    if not path.is_file():
+        return {"revisions": {}}
+    try:
+        lock = json.loads(path.read_text())
+        for entry in [*lock["revisions"].values(), *filter(None, [lock.get("tokenizer")])]:
+            if not COMMIT.fullmatch(entry["commit"]) or not isinstance(entry["repo"], str):
+                raise ValueError(f"{entry['commit']} is no commit")
+            if outside := [file for file in entry["files"] if ".." in Path(file).parts or Path(file).is_absolute()]:
+                raise ValueError(f"{outside[0]} is no file of a repository")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no lock ({type(error).__name__}: {error}); mend it, or delete it and run `make resolve`"
+        ) from error
+    return lock
+
+
+def merge(lock: dict, revision: str, found: dict) -> str | None:
+    """Put a resolved revision into a lock, unless it is there with another commit: that one stays.
+
+    Returns:
+        What moved, for people; None if nothing did.
+    """
+    known = lock["revisions"].setdefault(revision, found)
+    if known["commit"] == found["commit"]:
+        known["files"] = dict(sorted((known["files"] | found["files"]).items()))
+        return None
+    return (
+        f"{found['repo']}: `{revision}` moved from {known['commit'][:12]} to {found['commit'][:12]}; the lock is kept"
+    )
+
+
+def write(folder: Path | str, name: str, lock: dict) -> Path:
+    """Write a lock, keys sorted, in one step."""
+    path = path_of(folder, name)
+    manifests.write(path, {**lock, "revisions": dict(sorted(lock["revisions"].items()))})
+    return path
+
+
+def of_dataset(folder: Path | str, name: str, file: str) -> dict | None:
+    """What a lock has of one file of a data set: repo, commit, and in `files` its entry if there is one; or None."""
+    known = read(folder, name)["revisions"].get(CONVERTED)
+    return known and {**known, "files": {path: entry for path, entry in known["files"].items() if path == file}}
+
+
+def is_published(corpus: dict) -> bool:
+    """Whether a corpus, an entry of the config's section, is read from a hub; a hub's data set may also be a folder."""
+    return corpus["source"] == "hub" and not Path(corpus["dataset"]).exists()
+
+
+def at_commit(corpus: dict) -> bool:
+    """Whether a published corpus names the commit of its data set itself."""
+    return bool(COMMIT.fullmatch(revision_of(corpus)))
+
+
+def revision_of(corpus: dict) -> str:
+    """Which revision of its data set a published corpus asks for."""
+    return corpus.get("revision") or "main"
+
+
+def name_of(corpus: dict) -> str:
+    """Name of the lock of a published corpus's data set."""
+    return corpus["dataset"].replace("/", "--")
+
+
+def of_corpus(folder: Path | str, corpus: dict) -> dict | None:
+    """What a lock has of the revision that a published corpus asks for; or None."""
+    return read(folder, name_of(corpus))["revisions"].get(revision_of(corpus))
+
+
+def pin(folder: Path | str, corpus: dict) -> dict:
+    """A corpus with the commit of its data set as `revision` where a lock has it, keys sorted; else as it is."""
+    if not is_published(corpus) or at_commit(corpus):
+        return corpus
+    known = of_corpus(folder, corpus)
+    return dict(sorted((corpus | {"revision": known["commit"]}).items())) if known else corpus

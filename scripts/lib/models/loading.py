@@ -1,0 +1,100 @@
+"""Loading models: every format, quantized or not, comes back as one dense Hugging Face model in a declared dtype."""
+
+import json
+from pathlib import Path
+
+from scripts.lib.models import lean  # noqa: F401 - before transformers' models  # isort: skip
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from scripts.lib.models import own_code, packed
+
+
+def load_dense(folder: Path | str, dtype: str = "float32") -> nn.Module:
+    """Load a model folder as a dense model on the CPU, in eval mode, quantized weights dequantized.
+
+    Args:
+        folder: Hugging Face model folder: plain, or in one of the formats of `packed.PARTS`.
+        dtype: name of the torch dtype of all weights, e.g. "float32" or "bfloat16".
+
+    Raises:
+        ValueError: weights are missing, unexpected or of the wrong shape, or the format is unknown; the message names
+            folder and tensors; or the folder's own code is not as it was pinned.
+    """
+    settings = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    place = {"device_map": {"": "cpu"}, "local_files_only": True, "trust_remote_code": own_code.is_trusted(folder)}
+    quantization = quantization_of(folder)
+    if quantization:
+        empty = load_empty(folder)
+        known = empty.state_dict()
+        others = packed.read_others(folder, quantization)
+        state = {name: tensor for name, tensor in others if name in known or not _is_empty_bias(name, tensor)}
+        for layer, weight in packed.read_layers(folder, quantization):
+            state[f"{layer}.weight"] = weight.to(settings["dtype"])
+        del empty.config.quantization_config
+        model, info = type(empty).from_pretrained(None, config=empty.config, state_dict=state, **settings)
+    else:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **place, **settings)
+    problems = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+    if problems:
+        raise ValueError(f"{folder} does not load cleanly: {problems}")
+    return model.eval().requires_grad_(False)
+
+
+def _is_empty_bias(name: str, tensor: torch.Tensor) -> bool:
+    """Whether this is the bias of zeros that auto-gptq's files give to every layer."""
+    return name.endswith(".bias") and not tensor.any()
+
+
+def quantization_of(folder: Path | str) -> dict | None:
+    """The `quantization_config` of a model folder; None for a plain model."""
+    return json.loads((Path(folder) / "config.json").read_text()).get("quantization_config")
+
+
+def load_empty(folder: Path | str) -> nn.Module:
+    """The model of a folder without its weights, for what its layers are called and how large they are."""
+    trusted = own_code.is_trusted(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+
+
+def load_tokenizer(folder: Path | str):
+    """Load the tokenizer of a model folder, from local files only."""
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code.is_trusted(folder), local_files_only=True)
+
+
+def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that are quantized: linear layers of the decoder blocks, by name; never embeddings, head or norms."""
+    blocks = decoder_blocks(model)
+    return {
+        f"{prefix}.{name}": module
+        for prefix, block in blocks.items()
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def unsupported_tensors(model: nn.Module) -> list[str]:
+    """Names of the decoder blocks' matrices that are not of a linear layer, such as experts kept in one tensor."""
+    linear = {f"{name}.weight" for name in block_linears(model)}
+    blocks = tuple(f"{name}." for name in decoder_blocks(model))
+    named = model.named_parameters()
+    return [name for name, item in named if name.startswith(blocks) and item.ndim > 1 and name not in linear]
+
+
+def decoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The decoder blocks by name: the members of the model's longest list of modules, e.g. `model.layers.0`.
+
+    Raises:
+        ValueError: the model has no list of as many modules as its config has layers.
+    """
+    layers = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == layers:
+            return {f"{name}.{index}": block for index, block in enumerate(module)}
+    raise ValueError(
+        f"{type(model).__name__} has no list of {layers} decoder blocks; this architecture is not supported"
+    )

@@ -1,0 +1,70 @@
+"""A repository's own code, without which its model does not run: run only where fetch marked it, and only as pinned.
+
+The marker is a file of a model folder that no hub and no user's folder can bring: `fetch` takes no such file, nor does
+`publish`. It has sha256sum's format: `sha256sum --check remote_code.sha256` is the check by hand.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from scripts.lib.runtime import manifests
+
+MARKER = "remote_code.sha256"
+CLASSES = ("AutoConfig", "AutoModelForCausalLM")  # what is loaded here, as `auto_map` of config.json calls it
+
+
+def mark(folder: Path, pins: dict[str, str]) -> None:
+    """Allow the Python files of a model folder to run: {file: sha256}, as its trajectory pins them."""
+    (folder / MARKER).write_text("".join(f"{pins[name]}  {name}\n" for name in sorted(pins)))
+
+
+def pinned(folder: Path | str) -> dict[str, str]:
+    """The Python files that the marker of a model folder allows, with their SHA-256; none without a marker."""
+    path = Path(folder) / MARKER
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {name: digest for digest, name in map(str.split, lines)}
+
+
+def is_trusted(folder: Path | str) -> bool:
+    """Whether the code in a model folder may run: `trust_remote_code` of all that loads the folder.
+
+    Raises:
+        ValueError: there is a marker, but the Python files are not those that it allows, or the configs name others.
+    """
+    folder, pins = Path(folder), pinned(folder)
+    if not pins:
+        return False
+    found = {str(path.relative_to(folder)): manifests.sha256(path) for path in folder.rglob("*.py")}
+    wrong = sorted(name for name in found.keys() | pins.keys() if found.get(name) != pins.get(name))
+    if wrong:
+        raise ValueError(
+            f"{folder}: {', '.join(wrong)}: not the code that was pinned ({MARKER}), so nothing of it is run; "
+            "delete the folder to make it again"
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        config = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        others = sorted(files_of(config.get("auto_map")) - pins.keys())
+        if others:
+            raise ValueError(f"{folder}/{name}: `auto_map` names {', '.join(others)}, which {MARKER} does not have")
+    return True
+
+
+def files_of(references: dict | list | str | None) -> set[str]:
+    """The files that an `auto_map` takes classes from; `repo--module.Class` is a file of another repository."""
+    if isinstance(references, str):
+        return {f"{references.rpartition('.')[0]}.py"}
+    values = references.values() if isinstance(references, dict) else references or []
+    return {file for value in values for file in files_of(value)}
+
+
+def local_references(references: dict) -> dict:
+    """Those entries of an `auto_map` that are used here, all of them to files of the model's own folder."""
+    return {name: references[name].rpartition("--")[2] for name in CLASSES if name in references}
+
+
+def carry(source: Path, target: Path) -> None:
+    """Take the code of a model folder, and its marker, along to another one; nothing where there is none."""
+    if is_trusted(source):
+        for name in (*pinned(source), MARKER):
+            shutil.copyfile(source / name, target / name)

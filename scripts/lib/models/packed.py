@@ -1,0 +1,245 @@
+"""Packed weights: every format of quantized model files, read as dense tensors.
+
+The formats are read here, and not by the loaders of the libraries that wrote them, so that all methods are evaluated by
+the same dense kernels, and so that what a library reads back wrongly is noticed. Only the arithmetic of
+compressed-tensors' and bitsandbytes' formats is theirs.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from scripts.lib.models.folders import read_header, weight_files
+
+PARTS = {  # what ends the names of a quantized layer's tensors in a file; the first tells which layers are quantized
+    "gptq": ("qweight", "qzeros", "scales", "g_idx"),
+    "compressed-tensors": (
+        "weight_scale",
+        "weight",
+        "weight_packed",
+        "weight_zero_point",
+        "weight_shape",
+        "weight_g_idx",
+        "weight_global_scale",
+    ),
+    "bitsandbytes": (
+        "weight.absmax",
+        "weight",
+        "weight.quant_map",
+        "weight.nested_absmax",
+        "weight.nested_quant_map",
+        "weight.quant_state.bitsandbytes__nf4",
+        "weight.quant_state.bitsandbytes__fp4",
+    ),
+    "bitsandbytes_8bit": ("SCB", "weight", "weight_format"),
+}
+PLANES = {5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}  # widths of the bit planes that GPTQModel stores these codes in
+WORD = 32
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a quantized layer lies in a file.
+
+    bytes: of all its tensors but the bias.
+    columns: index of the group of each input column [in], where columns are not grouped in their order; else None.
+    """
+
+    bytes: int
+    columns: torch.Tensor | None
+
+
+def format_of(quantization: dict) -> str:
+    """Name of the format of a model's `quantization_config`, a key of PARTS.
+
+    Raises:
+        ValueError: this project does not read the format; the message names it.
+    """
+    name = quantization.get("quant_method")
+    variant = quantization.get("checkpoint_format") or quantization.get("format") or "gptq"
+    if name == "gptq" and variant not in ("gptq", "gptq_p"):
+        raise ValueError(f"quantized files of the format `{variant}` are not read; `gptq` (v1) is")
+    if name == "bitsandbytes" and quantization.get("load_in_8bit"):
+        return "bitsandbytes_8bit"
+    if name not in PARTS:
+        raise ValueError(f"quantized files of `{name}` are not read; these are: gptq, compressed-tensors, bitsandbytes")
+    return name
+
+
+def read_layers(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
+    """The quantized layers of a model folder, one at a time: name, dense weight [out, in] in float32.
+
+    Args:
+        folder: Hugging Face model folder.
+        quantization: the `quantization_config` of its config.json.
+
+    Raises:
+        ValueError: the format is unknown, or a part of a layer is missing; the message names it.
+    """
+    name = format_of(quantization)
+    for layer, files in _group(Path(folder), PARTS[name]).items():
+        parts = {part: _tensor(file, f"{layer}.{part}") for part, file in files.items()}
+        try:
+            weight = READERS[name](parts, quantization)
+        except KeyError as error:
+            raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
+        yield layer, weight.float().contiguous()
+
+
+def describe_layers(folder: Path | str, quantization: dict) -> dict[str, Stored]:
+    """The quantized layers of a model folder, without their weights."""
+    layers, headers = {}, {file: read_header(file) for file in weight_files(folder)}
+    for layer, files in _group(Path(folder), PARTS[format_of(quantization)]).items():
+        size, columns = 0, None
+        for part, file in files.items():
+            name = f"{layer}.{part}"
+            start, end = headers[file][name]["data_offsets"]
+            size += end - start
+            if part.endswith("g_idx") and (groups := _tensor(file, name)).diff().lt(0).any():
+                columns = groups.long()
+        layers[layer] = Stored(size, columns)
+    return layers
+
+
+def read_others(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a model folder that belong to no quantized layer's weight: kept layers, and all biases."""
+    endings = PARTS[format_of(quantization)]
+    layers = _group(Path(folder), endings)
+    taken = {f"{layer}.{part}" for layer, files in layers.items() for part in files}
+    for name, tensor in read_tensors(folder):
+        if name not in taken:
+            yield name, tensor
+
+
+def read_tensors(folder: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a model folder, one at a time."""
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a dictionary
+                yield name, tensors.get_tensor(name)
+
+
+def _group(folder: Path, endings: tuple[str, ...]) -> dict[str, dict[str, Path]]:
+    """Quantized layer -> ending -> the file that holds it."""
+    where = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            where |= dict.fromkeys(tensors.keys(), file)
+    layers = [name.removesuffix(f".{endings[0]}") for name in where if name.endswith(f".{endings[0]}")]
+    found = {layer: {end: where.get(f"{layer}.{end}") for end in endings} for layer in layers}
+    return {layer: {end: file for end, file in files.items() if file} for layer, files in found.items()}
+
+
+def _tensor(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, "pt") as tensors:
+        return tensors.get_tensor(name)
+
+
+def _gptq(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
+    """AutoGPTQ's format (v1): codes packed along input rows, zero points along output columns and stored one lower.
+
+    w[i, o] = scale[g(i), o] * (code[i, o] - zero[g(i), o]), with the group g(i) of each input column from `g_idx`.
+    """
+    bits = quantization["bits"]
+    groups = parts["g_idx"].long()
+    codes = unpack(parts["qweight"], bits)[: len(groups)]
+    planar = bits in PLANES
+    zeros = unpack(parts["qzeros"].T.contiguous(), bits, lower=0 if planar else 1).T[:, : parts["scales"].shape[1]]
+    scales = parts["scales"].float()
+    return (scales[groups] * (codes - zeros[groups])).T
+
+
+def unpack(words: torch.Tensor, bits: int, lower: int = 0) -> torch.Tensor:
+    """Codes [n, columns] of words [n * bits / 32, columns] (int32) in GPTQ's packing.
+
+    Codes of 2, 3, 4 and 8 bits are one stream of bits down each column, lowest bits first; those of 5, 6 and 7 bits lie
+    in bit planes (GPTQModel's `gptq_p`).
+
+    Args:
+        lower: what was subtracted from every code before it was packed; added again modulo 2^bits.
+    """
+    if bits in PLANES:
+        return _unpack_planes(words, bits)
+    words = words.long() & (2**WORD - 1)
+    if lower and WORD % bits == 0:  # GPTQModel subtracts from whole words, where a code of 0 borrows from the next
+        words, lower = (words + lower * ((2**WORD - 1) // (2**bits - 1))) & (2**WORD - 1), 0
+    block = bits if WORD % bits else 1  # words after which codes and words end together
+    codes = []
+    stream = words.reshape(-1, block, words.shape[1])
+    for number in range(block * WORD // bits):
+        word, shift = divmod(number * bits, WORD)
+        code = stream[:, word] >> shift
+        if shift + bits > WORD:
+            code = code | (stream[:, word + 1] << (WORD - shift))
+        codes.append((code + lower) & (2**bits - 1))
+    return torch.stack(codes, dim=1).reshape(-1, words.shape[1])
+
+
+def _unpack_planes(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes whose lowest 4 bits, and then the higher ones, lie in words of their own, for every 32 codes."""
+    blocks = (words.long() & (2**WORD - 1)).reshape(-1, bits, words.shape[1])
+    codes = torch.zeros(len(blocks), WORD, words.shape[1], dtype=torch.long)
+    row = offset = 0
+    for width in PLANES[bits]:
+        shifts = torch.arange(0, WORD, width).view(1, 1, -1, 1)
+        plane = (blocks[:, row : row + width].unsqueeze(2) >> shifts) & (2**width - 1)
+        codes |= plane.reshape(codes.shape) << offset
+        row, offset = row + width, offset + width
+    return codes.reshape(-1, words.shape[1])
+
+
+def _compressed_tensors(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
+    """The format of llm-compressor and vLLM, by the compressor classes of the compressed-tensors package."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+    from compressed_tensors.quantization import QuantizationScheme
+    from compressed_tensors.quantization.lifecycle.forward import dequantize
+
+    (group,) = quantization["config_groups"].values()
+    scheme = QuantizationScheme(**group)
+    name = group.get("format") or quantization["format"]
+    if name == "nvfp4-pack-quantized":  # its own way back ends in bfloat16, which moves weights by 0.15 %
+        rows, half = parts["weight_packed"].shape
+        codes = unpack_fp4_from_uint8(parts["weight_packed"], rows, 2 * half, dtype=torch.float32)
+        scale, whole = parts["weight_scale"].float(), parts["weight_global_scale"]
+        return dequantize(codes, scale, args=scheme.weights, global_scale=whole, dtype=torch.float32)
+    return BaseCompressor.get_value_from_registry(name).decompress(parts, scheme)["weight"]
+
+
+def _bitsandbytes(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
+    from bitsandbytes.functional import QuantState
+
+    parts = dict(parts)
+    data = parts.pop("weight")
+    state = {f"weight.{name.removeprefix('weight.')}": tensor for name, tensor in parts.items()}
+    return dequantize_4bit(data, QuantState.from_dict(state, device=torch.device("cpu")))
+
+
+def dequantize_4bit(data: torch.Tensor, state) -> torch.Tensor:
+    """Dense weight of bitsandbytes' 4-bit data, dequantized block by block.
+
+    Its CPU kernel (0.50.2) starts a new block with each row and so returns wrong weights, without an error, where the
+    block size does not divide the rows' length (width 96 and blocks of 64, say). One block a row is right for both.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    blocks = copy.copy(state)
+    blocks.shape = torch.Size((state.shape.numel() // state.blocksize, state.blocksize))
+    return dequantize_4bit(data, blocks).reshape(state.shape)
+
+
+def _bitsandbytes_8bit(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
+    """LLM.int8(), arXiv:2208.07339: a row's largest magnitude `SCB` stands for 127."""
+    return parts["weight"].float() * parts["SCB"].float().unsqueeze(1) / 127
+
+
+READERS = {
+    "gptq": _gptq,
+    "compressed-tensors": _compressed_tensors,
+    "bitsandbytes": _bitsandbytes,
+    "bitsandbytes_8bit": _bitsandbytes_8bit,
+}

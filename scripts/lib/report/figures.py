@@ -1,0 +1,157 @@
+"""Style of all figures: one width, one set of colours that colour-blind readers can tell apart, reproducible files."""
+
+import warnings
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, short_count, short_rate
+
+WIDTH = 9.0  # inches; 900 pixels on a page
+PIXELS = 200  # of the PNG, per inch
+BASELINE = "none"
+LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
+MARKERS = {TRUNK: "o", BRANCH: "s", AVERAGE: "D"}
+WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
+RATE_COLOR, INK = "0.55", "0.15"
+
+
+def use_style() -> None:
+    """Set seaborn's theme and what makes SVGs reproducible and their text searchable."""
+    seaborn.set_theme(context="paper", style="ticks", font_scale=1.05)
+    plt.rcParams.update(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "trajquant",
+            "font.family": ["DejaVu Sans"],
+            "figure.dpi": 100,
+            "axes.grid": True,
+            "axes.edgecolor": "0.4",
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.axisbelow": True,
+            "grid.color": "0.92",
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "figure.constrained_layout.use": True,
+            "figure.constrained_layout.h_pad": 0.08,
+            "figure.constrained_layout.w_pad": 0.08,
+        }
+    )
+
+
+def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
+    """Write a figure as SVG (text kept as text, no date, same bytes every time) and as PNG, and close it."""
+    for path in (svg, png):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(png, format="png", dpi=PIXELS, metadata={"Software": None})
+    plt.close(figure)
+
+
+def sequence_colors(names: list[str]) -> dict[str, tuple]:
+    """Colours for things with an order (families by peak rate): dark blue to orange, equal steps."""
+    palette = seaborn.color_palette("plasma", as_cmap=True)
+    step = 0.68 / max(len(names) - 1, 1)
+    return {name: palette(0.05 + step * place) for place, name in enumerate(names)}
+
+
+def method_colors(methods: list[str]) -> dict[str, tuple]:
+    """Colours for methods, always the same for the same list; the baseline is nearly black."""
+    others = [method for method in methods if method != BASELINE]
+    palette = seaborn.color_palette("colorblind" if len(others) <= 10 else "husl", max(len(others), 1))
+    return {BASELINE: (0.15, 0.15, 0.15), **dict(zip(others, palette, strict=False))}
+
+
+def panels(count: int, columns: int, height: float, strip: bool = False, **options) -> tuple[Figure, list, list]:
+    """A figure of `count` panels in a grid, with one flat panel below every column if `strip`.
+
+    Returns:
+        The figure, the list of panels, and the list of strips (empty without `strip`).
+    """
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    ratios = [1.0] * rows + ([0.42] if strip else [])
+    size = (WIDTH, height * sum(ratios) + 1.0)
+    ratio = {"height_ratios": ratios}
+    figure, axes = plt.subplots(len(ratios), columns, figsize=size, squeeze=False, gridspec_kw=ratio, **options)
+    flat = list(axes[:rows].ravel())
+    for axis in flat[count:]:
+        axis.set_visible(False)
+    return figure, flat[:count], list(axes[rows]) if strip else []
+
+
+def placeholder(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.6))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=11, color="0.35", wrap=True)
+    return figure
+
+
+def token_axis(axis) -> None:
+    """Label an x axis with training tokens."""
+    axis.set_xlabel("training tokens")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axis.set_xlim(left=0)
+    axis.locator_params(axis="x", nbins=6)
+
+
+def rate_axis(axis, highest: float, room: float = 1.12) -> None:
+    """Label a y axis with learning rates from 0 to `room` times the highest; three ticks."""
+    highest = highest or 1.0
+    axis.set_ylim(0, highest * room)
+    axis.set_yticks([0, highest / 2, highest])
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_rate(value)))
+    axis.grid(visible=False)
+
+
+def zero_axis(axis) -> None:
+    """Let a y axis begin at zero, or hold zero where there are negative values."""
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(min(bottom, 0.0) if axis.dataLim.y0 < 0 else 0.0, max(top, 0.0))
+
+
+def percent_axis(axis, which: str = "y") -> None:
+    """Show shares as percentages with no more digits than needed."""
+    formatter = FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
+    (axis.yaxis if which == "y" else axis.xaxis).set_major_formatter(formatter)
+
+
+def error_axis(axis, errors: list[float]) -> None:
+    """Label an x axis with relative errors; logarithmic if they are all positive and span more than a factor of 20."""
+    if min(errors) > 0 and max(errors) > 20 * min(errors):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
+    percent_axis(axis, "x")
+    axis.set_xlabel("relative error of cross-entropy" + (" (log scale)" if axis.get_xscale() == "log" else ""))
+
+
+def focus(values: list[float]) -> tuple[float, float]:
+    """Limits that show the late, low losses: from the lowest to 1.6 times the range of the lower three quarters.
+
+    Losses of the first checkpoints are so high that they would press all others into a corner.
+    """
+    low, quarter, high = np.quantile(values, [0, 0.75, 1])
+    high = min(high, low + 1.6 * (quarter - low)) if quarter > low else high
+    room = 0.06 * (high - low) or 0.05
+    return low - room, high + room
+
+
+def legend(figure: Figure, entries: list[Line2D], columns: int = 5) -> None:
+    """One legend for the whole figure, below it."""
+    if entries:
+        figure.legend(handles=entries, loc="outside lower center", ncols=min(columns, len(entries)), fontsize=9)

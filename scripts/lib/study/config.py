@@ -1,0 +1,20 @@
+"""Checks that concern a study's whole config."""
+
+from pathlib import Path
+
+from scripts.lib.runtime.config_files import ConfigError, require_name
+
+
+def require_split(name: str, split: str, config: dict, where: str) -> None:
+    """Raise ConfigError unless the config has a corpus of this name, with documents in this split."""
+    require_name(name, config["corpus"], "corpus", where)
+    shares = config["corpus"][name]["fractions"]
+    if not (1 - sum(shares.values()) if split == "train" else shares[split]) > 0:
+        raise ConfigError(f"{where}: corpus `{name}` has no {split} documents; its `fractions` leave none for them")
+
+
+def require_study(config: dict, folder: Path | str) -> None:
+    """Raise ConfigError with the list of studies if the config names none."""
+    if "study" not in config:
+        studies = ", ".join(sorted(p.stem for p in Path(folder).glob("*.yaml")))
+        raise ConfigError(f"no study is named: add --configfile {folder}/NAME.yaml, where NAME is one of: {studies}")

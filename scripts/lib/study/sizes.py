@@ -1,0 +1,116 @@
+"""Sizes of models, of checkpoints and of quantized models: from locks and folders where there are any, or estimated."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.lib.models.folders import count_parameters
+
+LARGE_VOCABULARY = 130_000
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight
+DENSE = ("rtn", "hqq", "mixed", "llamacpp", "autoround")  # libraries whose models are saved dense, in float32
+BITS = {"nf4": 4, "fp4": 4, "int8": 8, "mxfp4": 4, "nvfp4": 4, "fp8": 8}  # of packed formats whose recipe does not say
+SCALE = 32  # bits of a group's scale and zero point together
+WEIGHTS_A_WIDTH = 400  # weights over the squared width, where no width is known: 402 of Llama 7B, 405 of SmolLM2 135M
+BLOCK = 64  # weights a scale where the recipe does not say
+
+
+@dataclass(frozen=True)
+class Model:
+    """Sizes of a model: weights, width, decoder blocks, vocabulary."""
+
+    parameters: int
+    width: int
+    blocks: int
+    vocabulary: int
+
+
+def size_of_model(shape: dict, tokenizer: dict) -> Model:
+    """Sizes of a model of `architecture`: 4 w^2 weights (less with grouped keys) in attention, 3 or 2 w i in an MLP.
+
+    Args:
+        shape: keys of transformers' configs: architecture, hidden_size, intermediate_size, num_hidden_layers, ...
+        tokenizer: an entry of the config's `tokenize` section: its vocabulary, or the model folder it comes from.
+    """
+    vocabulary = tokenizer.get("vocabulary") or _vocabulary(Path(tokenizer["path"]))
+    width, blocks = shape["hidden_size"], shape["num_hidden_layers"]
+    heads = shape["num_attention_heads"]
+    keys = width * shape.get("num_key_value_heads", heads) // heads
+    matrices = 2 if shape["architecture"] in ("gpt_neox", "apertus") else 3
+    block = 2 * width * (width + keys) + matrices * width * shape["intermediate_size"]
+    tables = 1 if shape.get("tie_word_embeddings") else 2
+    return Model(blocks * block + tables * vocabulary * width, width, blocks, vocabulary)
+
+
+def size_of_published(model: dict) -> Model:
+    """Sizes of a published model, as far as its trajectory's file tells them."""
+    width, blocks = model.get("hidden_size", 0), model.get("num_hidden_layers", 0)
+    return Model(model["parameters"], width, blocks, model.get("vocab_size", LARGE_VOCABULARY))
+
+
+def size_of_folder(folder: Path | str) -> Model:
+    """Sizes of a model on disk, from the headers of its weights and its config.json."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    return Model(
+        count_parameters(folder),
+        config.get("hidden_size", 0),
+        config.get("num_hidden_layers", 0),
+        config.get("vocab_size", 0),
+    )
+
+
+def _vocabulary(folder: Path) -> int:
+    """Token ids of a model folder's tokenizer, or what is assumed before it exists."""
+    config = folder / "config.json"
+    return json.loads(config.read_text())["vocab_size"] if config.is_file() else LARGE_VOCABULARY
+
+
+def checkpoint_bytes(plan, name: str, step: int) -> tuple[int, str]:
+    """Bytes of one checkpoint's files, and where the number comes from.
+
+    Args:
+        plan: a worked-out study (`scripts.lib.study.plan.Plan`).
+        name: the trajectory; an average is as large as its newest member.
+
+    Returns:
+        bytes; "lock" (files as resolved), "folder" (files on this machine) or "estimate" (weights times dtype).
+    """
+    trajectory = plan.trajectories[name]
+    if trajectory["source"] == "average":
+        return checkpoint_bytes(plan, trajectory["of"], step)
+    if trajectory["source"] == "local":
+        files = Path(plan.local_path(name, step)).iterdir()
+        return sum(path.stat().st_size for path in files if path.is_file()), "folder"
+    if trajectory["source"] == "hub":
+        locked = plan.published(name, step)["locked"]
+        if locked:
+            return sum(file["bytes"] for file in locked["files"].values()), "lock"
+    return plan.model(name).parameters * DTYPES[trajectory["model"].get("dtype", "float32")], "estimate"
+
+
+def quantized_bytes(plan, name: str, method: str) -> int:
+    """Bytes of one quantized model, estimated: dense, or packed but for embedding and head, which stay in float32.
+
+    Args:
+        plan: a worked-out study (`scripts.lib.study.plan.Plan`).
+        name: the trajectory.
+        method: a recipe of the plan, not the baseline.
+    """
+    model, recipe = plan.model(name), plan.recipes[method]
+    if recipe["library"] in DENSE:
+        return 4 * model.parameters
+    bits = recipe["bits"] if "bits" in recipe else BITS[recipe["algorithm"]]
+    group = recipe.get("group_size", BLOCK)
+    bits += SCALE / group if group > 0 else 0
+    tables = min(_tables(plan, name, model), model.parameters)
+    return round(4 * tables + bits / 8 * (model.parameters - tables))
+
+
+def _tables(plan, name: str, model: Model) -> int:
+    """Weights of embedding and head, as far as the plan tells; two tables unless they are said to be tied."""
+    trajectory = plan.trajectories[name]
+    if trajectory["source"] == "average":
+        return _tables(plan, trajectory["of"], model)
+    tied = trajectory.get("model", {}).get("tie_word_embeddings")
+    width = model.width or round((model.parameters / WEIGHTS_A_WIDTH) ** 0.5)
+    return (1 if tied else 2) * model.vocabulary * width
