@@ -39,7 +39,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report/{STUDY}.html",
+        PATHS.report(STUDY),
 
 
 rule all_prefetched:
