@@ -151,7 +151,7 @@ class Cluster:
 
     def cancel_all(self) -> None:
         self.ask("scancel", "--user=root")
-        wait_for(lambda: not self.jobs(), 30, "all jobs to end")
+        wait_for(lambda: not self.jobs(), LONG, "all jobs to end")
 
     def ask(self, *command: str, folder: Path | None = None) -> str:
         """Output of a command in the cluster's network, started in a folder, which never waits for more than 30 s."""
@@ -163,14 +163,17 @@ class Cluster:
         lines = self.ask("squeue", "--noheader", "--array", "--format=%i|%T|%N|%Z|%k").splitlines()
         return [line.split("|", 4) for line in lines]
 
-    def wait_until_idle(self, seconds: int = 60) -> None:
-        wait_for(lambda: set(self._states()) == {"idle"}, seconds, "both nodes to be idle")
+    def wait_until_idle(self) -> None:
+        wait_for(lambda: set(self._states()) == {"idle"}, LONG, "both nodes to be idle")
 
     def _states(self) -> list[str]:
         try:
             return self.ask("sinfo", "--noheader", "--Node", "--format=%t").split()
         except subprocess.SubprocessError:
             return []
+
+
+LONG = 3600  # seconds: ends a test that waits for what never comes; no test rests on how fast the machine is
 
 
 def wait_for(condition, seconds: float, what: str, step: float = 0.2):
