@@ -1,4 +1,4 @@
-"""The picture of the architecture in scripts/README.md is that of the imports, whose directions pyproject.toml holds."""
+"""The picture in scripts/README.md is that of the imports, whose directions pyproject.toml holds."""
 
 import re
 
