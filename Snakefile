@@ -66,7 +66,7 @@ rule all_evaluated:
 onstart:
     refuse_what_is_not_pinned()
     runs.claim()
-    scheduler.mend()
+    scheduler_repair.mend()
 
 
 onsuccess:
