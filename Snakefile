@@ -65,13 +65,13 @@ rule all_evaluated:
 
 onstart:
     refuse_what_is_not_pinned()
-    heads.claim()
-    scheduler.mend()
+    runs.claim()
+    scheduler_repair.mend()
 
 
 onsuccess:
-    heads.release()
+    runs.release()
 
 
 onerror:
-    heads.release()
+    runs.release()

@@ -12,8 +12,11 @@ STUDY = "config/studies/smoke.yaml"
 RUN = "config/trajectories/smoke.yaml"
 
 
-def without(jobs, *rules):
-    return not set(rules) & jobs.keys()
+def rewrite(path, old, new):
+    """Change a passage of a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def test_editing_a_recipe_reruns_its_cells_only(tree):
@@ -59,24 +62,59 @@ def test_forcing_train_reruns_everything_after_it(tree):
 
 
 def test_figure_style_reruns_figures_and_report_only(tree):
-    with open(tree / "scripts/lib/report/figures.py", "a") as file:
-        file.write("\nSTYLE_OF_TEST = 1\n")
+    rewrite(tree / "scripts/lib/report/figures.py", 'TRUNK: "o"', 'TRUNK: "*"')
     assert planned(tree, "smoke") == {"plot": 5, "report": 1, "all": 1}
 
 
 def test_a_shared_helper_reruns_what_uses_it(tree):
-    with open(tree / "scripts/lib/models/loading.py", "a") as file:
-        file.write("\nCHANGE_OF_TEST = 1\n")
+    rewrite(tree / "scripts/lib/models/loading.py", "if name in known", "if name in known and True")
     jobs = planned(tree, "smoke")
     assert jobs == {"quantize": 8, "evaluate_loss": 12, "evaluate_tasks": 2} | AFTER_CELLS
 
 
 def test_the_schedule_module_reruns_training(tree):
-    with open(tree / "scripts/lib/study/schedules.py", "a") as file:
-        file.write("\nCHANGE_OF_TEST = 1\n")
+    rewrite(tree / "scripts/lib/study/schedules.py", "np.minimum(step / warmup, 1.0)", "np.minimum(step / warmup, 1)")
     jobs = planned(tree, "smoke")
     assert jobs["train"] == 3
     assert jobs["evaluate_loss"] == 12
+
+
+def test_a_docstring_of_a_shared_module_reruns_nothing(tree):
+    rewrite(tree / "scripts/lib/models/loading.py", "Load a model folder as a dense model", "Load a folder as a model")
+    rewrite(tree / "scripts/lib/runtime/manifests.py", "import os\n", "import os  # for the test\n\n\n")
+    assert planned(tree, "smoke") == {}
+
+
+def test_a_new_library_reruns_nothing(tree):
+    rtn = (tree / "scripts/quantizers/rtn.py").read_text()
+    (tree / "scripts/quantizers/other.py").write_text(rtn)
+    (tree / "config/recipes/other-w3-g32.yaml").write_text((tree / RECIPE).read_text())
+    rewrite(tree / "config/recipes/other-w3-g32.yaml", "library: rtn", "library: other")
+    assert planned(tree, "smoke") == {}
+
+
+def test_a_threshold_of_deduplication_reruns_the_corpus_and_what_follows(tree):
+    rewrite(tree / "scripts/lib/data/duplicates.py", "DUPLICATE_WORDS = 5", "DUPLICATE_WORDS = 6")
+    everything = {
+        "corpus": 1,
+        "tokenizer": 1,
+        "tokenize": 3,
+        "lineage": 3,
+        "train": 3,
+        "publish": 4,
+        "average": 1,
+        "quantize": 8,
+        "evaluate_loss": 12,
+        "evaluate_tasks": 2,
+    }
+    assert planned(tree, "smoke") == everything | AFTER_CELLS
+
+
+def test_the_other_half_of_a_module_reruns_only_what_uses_it(tree):
+    rewrite(tree / "scripts/lib/study/schedules.py", "must ascend: {ends}", "must grow: {ends}")
+    assert planned(tree, "smoke") == {}
+    rewrite(tree / "scripts/lib/data/windows.py", "replace=False", "replace=True")
+    assert planned(tree, "smoke") == {"quantize": 8, "evaluate_loss": 8, "evaluate_tasks": 1} | AFTER_CELLS
 
 
 def test_another_peak_rate_reruns_the_run_and_its_descendants(tree):

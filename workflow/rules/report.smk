@@ -27,6 +27,6 @@ rule report:
         ENV
     params:
         title=config["study"]["title"],
-        code=fingerprint("report", "lib/report/pages"),
+        code=fingerprint("report", "../reports/report"),
     script:
         "../../scripts/report.py"
