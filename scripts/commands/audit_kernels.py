@@ -47,7 +47,7 @@ def audit(plan: Plan) -> pl.DataFrame:
         manifest = manifests.read(place / "manifest.json")
         if manifest["status"] == "ok" and manifest["format"] != "dense":
             probe = plan.config["quantize"]["probe"]
-            tokens = Path(folders["resources"]) / "tokens" / plan.tokenizer(cell.trajectory)
+            tokens = Path(folders["resources"]) / "tokens" / plan.trajectories[cell.trajectory].tokenizer
             windows = draw_windows(tokens / f"{probe['corpus']}-calibration.npy", probe)
             names = {"trajectory": cell.trajectory, "checkpoint": cell.checkpoint, "method": cell.method}
             rows.append(names | {"format": manifest["format"]} | compare(place / "model", windows))

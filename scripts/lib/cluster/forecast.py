@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.cluster import disk, requests
 from scripts.lib.cluster.jobs import Job, Works, checkpoints_needed, list_jobs
 from scripts.lib.study.plan import BASELINE, Plan
-from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
+from scripts.lib.study.sizes import quantized_bytes
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[
         names = tuple(names)
         try:
             work, loading = works.of(stage, names), works.loading(stage, names)
-        except (LookupError, StopIteration):
-            continue  # of another study
+        except (LookupError, StopIteration, AttributeError):
+            continue  # of another study, or of a trajectory that came from elsewhere then
         cell = Path(*names[:3])
         if stage in COMPUTING[1:] and cell not in refused:
             refused[cell] = cell.name != BASELINE and is_refused(results / "quantized" / cell / "manifest.json")
@@ -135,6 +135,7 @@ class Forecast:
     paces, defaults: by stage; `paces` are fitted where `jobs_measured` is not 0.
     measured: as `measured` returns it.
     at_once: jobs side by side.
+    waits_for: which checkpoint has to be measured before another is fetched, as `disk.waits_for` says.
     """
 
     plan: Plan
@@ -143,6 +144,7 @@ class Forecast:
     paces: dict[str, Pace]
     measured: dict[str, dict]
     at_once: int
+    waits_for: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
     def seconds(self, jobs: list[Job], paces: dict[str, Pace] | None = None) -> float:
         """Seconds of jobs one after the other, by the paces in use or by others."""
@@ -179,7 +181,10 @@ class Forecast:
         links = {job.names: self.seconds([job]) for job in jobs if job.stage == "train"}
 
         def until(link: tuple[str, str] | None) -> float:
-            return links.get(link, 0.0) + until(self.plan.links(link[0])[link[1]]["parent"]) if link else 0.0
+            if not link:
+                return 0.0
+            name, start = link
+            return links.get(link, 0.0) + until(self.plan.trajectories[name].links[start]["parent"])
 
         return max(map(until, links), default=0.0)
 
@@ -198,9 +203,9 @@ class Forecast:
             while point:
                 names = (point[0], f"step-{point[1]}")
                 yield fetched.get(names, 0.0) + slowest[names]
-                point = self.plan.waits_for.get(point)
+                point = self.waits_for.get(point)
 
-        ends = self.plan.waits_for.keys() - set(self.plan.waits_for.values())
+        ends = self.waits_for.keys() - set(self.waits_for.values())
         return max((sum(until(point)) for point in ends), default=0.0)
 
 
@@ -214,7 +219,7 @@ def make_forecast(plan: Plan, at_once: int) -> Forecast:
     works, compute = Works(plan), plan.config["compute"]
     found, defaults = measured(plan, works), default_paces(compute["device"], compute["threads"])
     fitted = {stage: fit(list(jobs.values()), defaults[stage]) for stage, jobs in found.items()}
-    return Forecast(plan, list_jobs(plan, works), defaults, defaults | fitted, found, at_once)
+    return Forecast(plan, list_jobs(plan, works), defaults, defaults | fitted, found, at_once, disk.waits_for(plan))
 
 
 def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
@@ -226,14 +231,14 @@ def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
     """
     there, rows = {job.names for job in jobs if job.stage == "fetch" and job.done}, {}
     for name, step in checkpoints_needed(plan):
-        size, source = checkpoint_bytes(plan, name, step)
+        size, source = plan.trajectories[name].checkpoint_bytes(step)
         empty = {"checkpoints": 0, "largest": 0, "bytes": 0, "download": 0, "download_left": 0, "sources": Counter()}
         row = rows.setdefault(name, empty)
         row["checkpoints"] += 1
         row["largest"] = max(row["largest"], size)
         row["bytes"] += size
         row["sources"][source] += 1
-        if plan.trajectories[name]["source"] == "hub":
+        if plan.trajectories[name].source == "hub":
             row["download"] += size
             row["download_left"] += 0 if (name, f"step-{step}") in there else size
     return rows
@@ -249,9 +254,13 @@ def peak_disk(plan: Plan, at_once: int) -> int:
     if budget is not None:
         bounded, held = set(plan.by_source("hub")), disk.footprints(plan)
         places = [held[lane[0]] for lane in disk.lanes(held, budget)]
-    steps = [(name, step) for name, step in checkpoints_needed(plan) if plan.trajectories[name]["source"] != "local"]
-    checkpoints = [checkpoint_bytes(plan, *step)[0] for step in steps if step[0] not in bounded]
+    steps = [(name, step) for name, step in checkpoints_needed(plan) if plan.trajectories[name].source != "local"]
+    checkpoints = [plan.trajectories[name].checkpoint_bytes(step)[0] for name, step in steps if name not in bounded]
     kinds = Counter((cell.trajectory, cell.method) for cell in plan.cells if cell.method != BASELINE)
-    sizes = [quantized_bytes(plan, *kind) for kind in kinds.elements() if kind[0] not in bounded]
+    sizes = [
+        quantized_bytes(plan.trajectories[name].model, plan.recipes[method])
+        for name, method in kinds.elements()
+        if name not in bounded
+    ]
     kept = sizes if plan.config["quantize"]["keep_weights"] else sorted(sizes, reverse=True)[:at_once]
     return sum(checkpoints) + sum(kept) + sum(places)

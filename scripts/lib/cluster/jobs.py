@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.lib.cluster import requests
+from scripts.lib.cluster import disk, requests
 from scripts.lib.study.plan import BASELINE, Cell, Plan
-from scripts.lib.study.sizes import checkpoint_bytes
 
 MADE_BY = {"train": "publish", "local": "publish_local", "average": "average", "hub": "fetch"}  # source -> its rule
 LOADED = {"quantize": 3, "evaluate_loss": 1, "evaluate_tasks": 1}  # how often weights are moved, as requests.py counts
@@ -46,8 +45,11 @@ class Works:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.models = {name: plan.model(name) for name in plan.trajectories}
-        self.tokenizers = {*plan.config["tokenize"], *map(plan.tokenizer, plan.trajectories)}
+        self.models = {name: trajectory.model for name, trajectory in plan.trajectories.items()}
+        self.tokenizers = {
+            *plan.config["tokenize"],
+            *(trajectory.tokenizer for trajectory in plan.trajectories.values()),
+        }
         self.quantizing = {}
 
     def of(self, stage: str, names: tuple[str, ...]) -> float:
@@ -78,17 +80,18 @@ class Works:
         return self._corpus(corpus) * (split == "train")
 
     def _train(self, name: str, link: str) -> float:
-        run, span = self.plan.trajectories[name], self.plan.links(name)[link]
-        tokens = (span["end"] - span["start"]) * run["batch_size"] * run["window"]
+        run = self.plan.trajectories[name]
+        span = run.links[link]
+        tokens = (span["end"] - span["start"]) * run.tokens_per_step
         return requests.train_flops(self.models[name], tokens)
 
     def _bytes(self, name: str, checkpoint: str) -> float:
-        return checkpoint_bytes(self.plan, name, int(checkpoint.removeprefix("step-")))[0]
+        return self.plan.trajectories[name].checkpoint_bytes(int(checkpoint.removeprefix("step-")))[0]
 
     _fetch = _publish = _publish_local = _bytes
 
     def _average(self, name: str, checkpoint: str) -> float:
-        return self.plan.trajectories[name]["window"] * self._bytes(name, checkpoint)
+        return self.plan.trajectories[name].window * self._bytes(name, checkpoint)
 
     def _quantize(self, name: str, checkpoint: str, method: str) -> float:
         if (name, method) not in self.quantizing:
@@ -156,14 +159,14 @@ def _add_checkpoints(plan: Plan, add) -> None:
         cells[cell.trajectory, cell.step].append(cell)
     for name, step in checkpoints_needed(plan):
         names, made = (name, f"step-{step}"), Path(folders["resources"], "checkpoints", name, f"step-{step}")
-        stage = MADE_BY[plan.trajectories[name]["source"]]
+        stage = MADE_BY[plan.trajectories[name].source]
         done = (made / "manifest.json").exists()
         if stage == "fetch":
             add("make_room", *names, output=made / "room", trajectory=name)
             tables = (path for cell in cells[name, step] for path in _tables(plan, cell).values())
             done = done and _served(made / "model", tables)
         add(stage, *names, output=made, trajectory=name, done=done)
-    for name, step in sorted(set(plan.waits_for.values())):
+    for name, step in sorted(set(disk.waits_for(plan).values())):
         mark = Path(folders["results"], "measured", plan.config["study"]["name"], name, f"step-{step}")
         add("measured", name, f"step-{step}", output=mark, trajectory=name)
 
@@ -210,24 +213,23 @@ def checkpoints_needed(plan: Plan) -> list[tuple[str, int]]:
         name, step = left.pop()
         if (name, step) not in found:
             found.add((name, step))
-            if plan.trajectories[name]["source"] == "average":
-                left += [(plan.trajectories[name]["of"], member) for member in plan.members(name, step)]
+            left += plan.trajectories[name].made_from(step)
     return sorted(found)
 
 
 def published_needed(plan: Plan) -> list[tuple[str, int]]:
     """(trajectory, step) of those checkpoints that come from a hub."""
-    return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "hub"]
+    return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]].source == "hub"]
 
 
 def links_needed(plan: Plan) -> list[tuple[str, str]]:
     """(trajectory, link) of all training that the study's checkpoints need."""
-    needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "train"]
-    left, found = {(name, plan.link_of(name, step)) for name, step in needed}, set()
+    needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]].source == "train"]
+    left, found = {(name, plan.trajectories[name].link_of(step)) for name, step in needed}, set()
     while left:
         name, link = left.pop()
         found.add((name, link))
-        parent = plan.links(name)[link]["parent"]
+        parent = plan.trajectories[name].links[link]["parent"]
         if parent and parent not in found:
             left.add(parent)
     return sorted(found)
@@ -238,9 +240,9 @@ def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
     found = set()
     for name in {name for name, _ in links_needed(plan)}:
         run = plan.trajectories[name]
-        found.add((run["tokenizer"], run["corpus"], "train"))
+        found.add((run.tokenizer, run.corpus, "train"))
     for cell in plan.cells:
-        tokenizer = plan.tokenizer(cell.trajectory)
+        tokenizer = plan.trajectories[cell.trajectory].tokenizer
         found |= {(tokenizer, corpus, "validation") for corpus in plan.losses[cell]}
         if cell.method != BASELINE:
             recipe = plan.recipes[cell.method]
@@ -251,7 +253,7 @@ def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
 
 def tokenizers_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
     """Tokenizers of these tokens, and those that are fetched with checkpoints."""
-    fetched = {plan.tokenizer(name) for name, _ in published_needed(plan)}
+    fetched = {plan.trajectories[name].tokenizer for name, _ in published_needed(plan)}
     return sorted({tokenizer for tokenizer, _, _ in tokens} | fetched)
 
 
@@ -282,4 +284,4 @@ def _suites_asked(plan: Plan) -> set[str]:
 
 
 def _from_hub(plan: Plan, tokenizer: str) -> bool:
-    return tokenizer in map(plan.tokenizer, plan.by_source("hub"))
+    return tokenizer in {plan.trajectories[name].tokenizer for name in plan.by_source("hub")}
