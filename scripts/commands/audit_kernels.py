@@ -46,7 +46,7 @@ def audit(plan: Plan) -> pl.DataFrame:
         manifest = manifests.read(place / "manifest.json")
         if manifest["status"] == "ok" and manifest["format"] != "dense":
             probe = plan.config["quantize"]["probe"]
-            tokens = plan.paths.tokens(plan.tokenizer(cell.trajectory), probe["corpus"], "calibration")
+            tokens = plan.paths.tokens(plan.trajectories[cell.trajectory].tokenizer, probe["corpus"], "calibration")
             windows = draw_windows(Path(f"{tokens}.npy"), probe)
             names = {"trajectory": cell.trajectory, "checkpoint": cell.checkpoint, "method": cell.method}
             rows.append(names | {"format": manifest["format"]} | compare(place / "model", windows))

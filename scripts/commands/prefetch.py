@@ -34,7 +34,7 @@ def checks(plan: Plan, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         for name, task in known.items():
             yield f"suite {suite}: task {name}", partial(make_requests, name, task, root)
     tokens, hub = needs.tokens_needed(plan), set(plan.by_source("hub"))
-    fetched = {plan.tokenizer(name) for name in {name for name, _ in plan.checkpoints} & hub}
+    fetched = {plan.trajectories[name].tokenizer for name in {name for name, _ in plan.checkpoints} & hub}
     for corpus in needs.corpora_needed(plan, tokens):
         used = sorted(fetched & {tokenizer for tokenizer, other, _ in tokens if other == corpus})
         yield f"corpus {corpus}", partial(read_document, root / "corpora" / corpus, root, used)

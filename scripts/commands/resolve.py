@@ -71,9 +71,9 @@ def checkpoints_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[s
     """Checkpoints and tokenizers that are in the resources folder `root`, and in no lock."""
     points, locked = needs.published_needed(plan), {}
     for name, step in points:
-        locked[f"checkpoints/{name}/step-{step}"] = plan.published(name, step)["locked"]
+        locked[f"checkpoints/{name}/step-{step}"] = plan.trajectories[name].published(step)["locked"]
     for name in {name for name, _ in points}:
-        tokenizer, repo = plan.tokenizer(name), plan.trajectories[name]["tokenizer_repo"]
+        tokenizer, repo = plan.trajectories[name].tokenizer, plan.trajectories[name].tokenizer_repo
         shared = plan.locked_tokenizer(tokenizer) or locked_elsewhere(folder / "trajectories", repo)
         locked[f"tokenizers/{tokenizer}"] = shared
     return (place for place, lock in locked.items() if not lock and (root / place / "manifest.json").exists())
@@ -111,15 +111,15 @@ def published_corpora(plan: Plan) -> dict[str, dict]:
 
 def resolve_trajectory(plan: Plan, name: str, steps: list[int], folder: Path, here: set[str]) -> Iterator[str | None]:
     """Lock the revisions of a trajectory's steps, and its tokenizer; after each comes what is to be told of it."""
-    lock = locks.read(folder, name)
+    trajectory, lock = plan.trajectories[name], locks.read(folder, name)
     for step in steps:
-        wanted = plan.published(name, step)
+        wanted = trajectory.published(step)
         choose = partial(client.model_files, code=wanted["remote_code"])
         ask = partial(client.resolve, wanted["repo"], choose=choose)
         with telling() as notes:
             notes.append(lock_revision(lock, wanted["name"], ask, wanted["revision"], wanted["remote_code"]))
-            if not lock.get("tokenizer") and f"tokenizers/{plan.tokenizer(name)}" not in here:
-                repo = plan.trajectories[name]["tokenizer_repo"]
+            if not lock.get("tokenizer") and f"tokenizers/{trajectory.tokenizer}" not in here:
+                repo = trajectory.tokenizer_repo
                 lock["tokenizer"] = locked_elsewhere(folder, repo) or client.resolve(
                     repo, "main", client.tokenizer_files
                 )

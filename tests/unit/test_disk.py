@@ -5,6 +5,7 @@ import pytest
 from scripts.lib.cluster import disk
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import load_plan
+from scripts.lib.study.trajectories.averaged import Averaged
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def test_a_footprint_holds_the_checkpoint_and_all_that_is_quantized_from_it(plan
 def test_pickled_weights_are_held_twice_while_they_are_converted(plan):
     lock = {"commit": "0", "files": {"pytorch_model.bin": {"bytes": 90 * disk.GB}, "config.json": {"bytes": 10}}}
     point = plan.checkpoints[0]
-    revision = plan.published(*point)["name"]
-    plan.trajectories[point[0]]["lock"]["revisions"][revision] = lock
+    revision = plan.trajectories[point[0]].published(point[1])["name"]
+    plan.trajectories[point[0]].lock["revisions"][revision] = lock
     assert disk.footprints(plan)[point] == 2 * (90 * disk.GB + 10)
 
 
@@ -64,6 +65,6 @@ def test_a_budget_needs_weights_to_be_deleted(plan, section):
 
 
 def test_an_average_of_published_checkpoints_is_refused(plan):
-    plan.trajectories["mean"] = {"source": "average", "of": "olmo2-1b"}
+    plan.trajectories["mean"] = Averaged("mean", plan.trajectories["olmo2-1b"], window=2, stride=1, keep=[])
     with pytest.raises(ConfigError, match="`mean` averages checkpoints of `olmo2-1b`"):
         disk.waits_for(plan)

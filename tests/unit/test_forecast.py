@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from scripts.lib.cluster.graph import Job
 from scripts.lib.cluster.work import Works
 from scripts.lib.runtime.config_files import read_yaml
 from scripts.lib.study.plan import Cell, Plan, config_files, load_plan
-from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
+from scripts.lib.study.sizes import quantized_bytes
+from scripts.lib.study.trajectories.local import Local
+from scripts.lib.study.trajectories.published import Published
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 DEFAULT = Pace(10, 100)
@@ -38,12 +41,19 @@ def published(tmp_path):
     """A published run of two checkpoints, one of them locked, with two methods."""
     plan = Plan({"folders": {name: str(tmp_path / name) for name in ("resources", "results")}})
     plan.config |= {"quantize": {"keep_weights": True}, "fetch": {"keep_weights": True, "disk_budget": None}}
-    plan.trajectories["run"] = {
-        **{"source": "hub", "repo": "of/run", "tokenizer_repo": "of/run"},
-        "model": {"parameters": 1000, "hidden_size": 4, "vocab_size": 50, "dtype": "bfloat16"},
-        "points": [{"revision": "a", "step": 1}, {"revision": "b", "step": 2}],
-        "lock": {"revisions": {"a": {"repo": "of/run", "commit": "0", "files": FILES}}},
-    }
+    plan.trajectories["run"] = Published(
+        "run",
+        repo="of/run",
+        tokenizer_repo="of/run",
+        shape={"parameters": 1000, "hidden_size": 4, "vocab_size": 50, "dtype": "bfloat16"},
+        tokens_per_step=1,
+        schedule={},
+        points=[{"revision": "a", "step": 1}, {"revision": "b", "step": 2}],
+        lock={"revisions": {"a": {"repo": "of/run", "commit": "0", "files": FILES}}},
+        remote_code=None,
+        parent=None,
+        before={"step": 0, "tokens": 0},
+    )
     plan.recipes = {"rtn": {"library": "rtn", "bits": 4, "group_size": 8}}
     plan.recipes["gptq"] = {"library": "gptqmodel", "bits": 4, "group_size": 8}
     plan.losses = {Cell("run", step, method): [] for step in (1, 2) for method in ("none", "rtn", "gptq")}
@@ -167,10 +177,10 @@ def test_cpus_are_counted(smoke):
 
 
 def test_work_of_training(smoke):
-    parameters = smoke.model("smoke").parameters
-    run, links = smoke.trajectories["smoke"], smoke.links("smoke")
-    first = next(iter(links))
-    tokens = (links[first]["end"] - links[first]["start"]) * run["batch_size"] * run["window"]
+    parameters = smoke.trajectories["smoke"].model.parameters
+    run = smoke.trajectories["smoke"]
+    first, link = next(iter(run.links.items()))
+    tokens = (link["end"] - link["start"]) * run.batch_size * run.window
     assert Works(smoke).of("train", ("smoke", first)) == 6 * parameters * tokens
 
 
@@ -179,31 +189,32 @@ def test_the_baseline_is_half_the_work(smoke):
     none, other = (
         works.of("evaluate_loss", ("smoke", "step-40", method, "smoke")) for method in ("none", "rtn-w3-g32")
     )
-    assert other == 2 * none == 2 * 2 * smoke.model("smoke").parameters * 64 * 64
+    assert other == 2 * none == 2 * 2 * smoke.trajectories["smoke"].model.parameters * 64 * 64
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_of_checkpoints(published, smoke):
-    assert checkpoint_bytes(published, "run", 1) == (4010, "lock")
-    assert checkpoint_bytes(published, "run", 2) == (2000, "estimate")
-    assert checkpoint_bytes(smoke, "smoke", 40) == (4 * smoke.model("smoke").parameters, "estimate")
-    assert checkpoint_bytes(smoke, "smoke-lawa", 40) == checkpoint_bytes(smoke, "smoke", 40)
+    run, trunk, mean = published.trajectories["run"], smoke.trajectories["smoke"], smoke.trajectories["smoke-lawa"]
+    assert run.checkpoint_bytes(1) == (4010, "lock")
+    assert run.checkpoint_bytes(2) == (2000, "estimate")
+    assert trunk.checkpoint_bytes(40) == (4 * trunk.model.parameters, "estimate")
+    assert mean.checkpoint_bytes(40) == trunk.checkpoint_bytes(40)
 
 
 def test_sizes_of_local_folders(tiny_model):
-    plan = Plan({})
-    plan.trajectories["own"] = {"source": "local", "checkpoints": [{"path": str(tiny_model), "step": 3}]}
+    own = Local("own", [{"path": str(tiny_model), "step": 3}])
     size = sum(path.stat().st_size for path in tiny_model.iterdir())
-    assert checkpoint_bytes(plan, "own", 3) == (size, "folder")
+    assert own.checkpoint_bytes(3) == (size, "folder")
 
 
 def test_sizes_of_quantized_models(published):
-    assert quantized_bytes(published, "run", "rtn") == 4 * 1000
-    assert quantized_bytes(published, "run", "gptq") == 4 * 400 + 600  # two tables of 200; 4 bits and 32 for 8 weights
-    published.recipes["gptq"] |= {"group_size": -1}
-    assert quantized_bytes(published, "run", "gptq") == 4 * 400 + 300
+    model, recipes = published.trajectories["run"].model, published.recipes
+    assert quantized_bytes(model, recipes["rtn"]) == 4 * 1000
+    assert quantized_bytes(model, recipes["gptq"]) == 4 * 400 + 600  # two tables of 200; 4 bits and 32 for 8 weights
+    assert quantized_bytes(model, recipes["gptq"] | {"group_size": -1}) == 4 * 400 + 300
+    assert quantized_bytes(replace(model, tied=True), recipes["gptq"]) == 4 * 200 + 800
 
 
 def test_downloads_and_disk(published):

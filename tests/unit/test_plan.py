@@ -46,7 +46,7 @@ def block(*trajectories, methods=("rtn-w3-g32",), **more):
 def test_a_run_is_a_chain_of_links(write):
     run = read_yaml("config/trajectories/smoke.yaml") | {"keep": [10, 20, 30, 40], "restart": [20]}
     write("run", run)
-    assert plan(write.folder, block("run")).links("run") == {
+    assert plan(write.folder, block("run")).trajectories["run"].links == {
         "from-0": {"start": 0, "end": 20, "keep": [10, 20], "restart": True, "parent": None},
         "from-20": {"start": 20, "end": 40, "keep": [30, 40], "restart": False, "parent": ("run", "from-0")},
     }
@@ -55,9 +55,9 @@ def test_a_run_is_a_chain_of_links(write):
 def test_extending_a_run_renames_no_link(write):
     run = read_yaml("config/trajectories/smoke.yaml")
     write("run", run)
-    before = plan(write.folder, block("run")).links("run")
+    before = plan(write.folder, block("run")).trajectories["run"].links
     write("run", run | {"keep": [*run["keep"], 60]})
-    after = plan(write.folder, block("run")).links("run")
+    after = plan(write.folder, block("run")).trajectories["run"].links
     assert before.keys() == after.keys()
     assert before["from-0"] == after["from-0"]
 
@@ -65,9 +65,11 @@ def test_extending_a_run_renames_no_link(write):
 def test_a_branch_goes_on_from_its_parents_link_and_inherits(write):
     write("branch", BRANCH)
     made = plan(write.folder, block("branch"))
-    assert made.links("branch")["from-20"]["parent"] == ("smoke", "from-0")
-    assert made.trajectories["branch"]["model"] == made.trajectories["smoke"]["model"]
-    row = made.describe("branch", 40)
+    branch = made.trajectories["branch"]
+    assert branch.links["from-20"]["parent"] == ("smoke", "from-0")
+    assert branch.parent is made.trajectories["smoke"]
+    assert branch.shape == branch.parent.shape
+    row = branch.describe(40)
     assert (row["parent"], row["phase"], row["learning_rate"]) == ("smoke/step-20", "decay", 0.0)
     assert row["tokens"] == 40 * 8 * 64
 
@@ -88,7 +90,7 @@ def test_the_baseline_is_always_there_and_blocks_join(write):
 
 
 def test_members_of_an_average(write):
-    assert plan(write.folder, block("smoke-lawa")).members("smoke-lawa", 40) == [30, 40]
+    assert plan(write.folder, block("smoke-lawa")).trajectories["smoke-lawa"].members(40) == [30, 40]
 
 
 @pytest.mark.parametrize(
@@ -161,11 +163,12 @@ def test_a_local_run(write, tiny_model):
     schedule = {"name": "linear", "peak": 0.1, "warmup": 0, "end": 200}
     write("own", {"source": "local", "checkpoints": checkpoints, "schedule": schedule, "tokens_per_step": 1000})
     made = plan(write.folder, block("own"))
-    assert made.steps("own") == [100, 200]
-    row = made.describe("own", 100)
+    own = made.trajectories["own"]
+    assert own.steps == [100, 200]
+    row = own.describe(100)
     assert (row["tokens"], row["phase"], row["peak_learning_rate"]) == (100_000, "decay", 0.1)
     assert row["learning_rate"] == pytest.approx(0.05)
-    assert made.tokenizer_definition(made.tokenizer("own")) == {"source": "model", "path": str(tiny_model)}
+    assert made.tokenizer_definition(own.tokenizer) == {"source": "model", "path": str(tiny_model)}
 
 
 @pytest.mark.parametrize("study", sorted(Path("config/studies").glob("*.yaml")), ids=lambda path: path.stem)

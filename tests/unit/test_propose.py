@@ -11,7 +11,8 @@ from scripts.commands import propose
 from scripts.lib.hub import client
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan
-from scripts.lib.study.trajectories import add_trajectory, require_pins
+from scripts.lib.study.trajectories.published import require_pins
+from scripts.lib.study.trajectories.reading import add_trajectory
 from tests.hub import connect
 from tests.hub.server import Hub
 
@@ -37,9 +38,7 @@ def read(tmp_path):
 
     def load(text, **more):
         (tmp_path / "run.yaml").write_text(text + ("\n" + yaml.safe_dump(more) if more else ""))
-        plan = Plan({"evaluate_loss": {"window": 128}})
-        add_trajectory(plan, "run", tmp_path, "test")
-        return plan.trajectories["run"]
+        return add_trajectory(Plan({"evaluate_loss": {"window": 128}}), "run", tmp_path, "test")
 
     return load
 
@@ -61,12 +60,13 @@ def test_a_run_with_stages(server, read):
     with pytest.raises(ConfigError, match=r"run\.yaml: 'schedule' is a required property"):
         read(text)
     found = read(text, schedule=SCHEDULE)
-    assert [point["step"] for point in found["points"]] == [1000, 40_000, 90_000, 1_907_359]
-    assert found["revisions"]["pattern"] == r"stage1-step(?P<step>\d+)-tokens\d+B"
-    assert found["revisions"]["verified"] is True
-    assert found["tokens_per_step"] == BATCH
+    assert [point["step"] for point in found.points] == [1000, 40_000, 90_000, 1_907_359]
+    revisions = yaml.safe_load(text)["revisions"]
+    assert revisions["pattern"] == r"stage1-step(?P<step>\d+)-tokens\d+B"
+    assert revisions["verified"] is True
+    assert found.tokens_per_step == BATCH
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 512, "context": 4096, "dtype": "bfloat16"}
-    assert found["model"] == {"architecture": "llama", "parameters": 1000} | sizes
+    assert found.shape == {"architecture": "llama", "parameters": 1000} | sizes
     assert "remote_code" not in text
     assert "tokenizer_repo" not in text
     assert r"# 2 like stage2-ingredient1-step(?P<step>\d+)-tokens\d+B" in text
@@ -93,8 +93,8 @@ def test_names_of_revisions(server, read, names, pattern):
     with pytest.raises(ConfigError, match="'tokens_per_step' is a required property"):
         read(text, schedule=SCHEDULE)
     found = read(text, schedule=SCHEDULE, tokens_per_step=BATCH)
-    assert found["revisions"]["pattern"] == pattern
-    assert sorted(found["revisions"]["all"]) == sorted(names)
+    assert sorted(point["revision"] for point in found.points) == sorted(names)
+    assert yaml.safe_load(text)["revisions"]["pattern"] == pattern
 
 
 def test_names_that_are_no_steps(server):
@@ -106,7 +106,7 @@ def test_names_that_are_no_steps(server):
 def test_names_of_the_same_step_are_proposed_once(server, read):
     publish(server, ["iter_10", "iter_010", "iter_20"])
     text = propose.propose(REPO)
-    assert len(read(text, schedule=SCHEDULE, tokens_per_step=1)["points"]) == 2
+    assert len(read(text, schedule=SCHEDULE, tokens_per_step=1).points) == 2
     assert "# 1 of the same steps: iter_10" in text
 
 

@@ -10,8 +10,8 @@ from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, load_named
 from scripts.lib.study import schedules
 from scripts.lib.study.plan import Plan
-from scripts.lib.study.published import points
-from scripts.lib.study.trajectories import add_trajectory
+from scripts.lib.study.trajectories.published import Published, points
+from scripts.lib.study.trajectories.reading import add_trajectory
 
 FOLDER = Path("config/trajectories")
 HUB = sorted(path.stem for path in FOLDER.glob("*.yaml") if "\nsource: hub\n" in path.read_text())
@@ -23,16 +23,14 @@ RUN = {
 }
 
 
-def read(name: str) -> dict:
+def read(name: str) -> Published:
     """A trajectory, worked out with all that it goes on from."""
-    plan = Plan({"evaluate_loss": {"window": 128}})
-    add_trajectory(plan, name, FOLDER, "test")
-    return plan.trajectories[name]
+    return add_trajectory(Plan({"evaluate_loss": {"window": 128}}), name, FOLDER, "test")
 
 
 @pytest.mark.parametrize("name", HUB)
 def test_every_file_is_worked_out(name):
-    rows = read(name)["points"]
+    rows = read(name).points
     assert len(rows) > 0
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     assert all(row["learning_rate"] >= 0 and row["tokens"] >= 0 for row in rows)
@@ -42,10 +40,10 @@ def test_every_file_is_worked_out(name):
 def test_rates_and_tokens_are_those_of_the_facts(name):
     """Steps are the run's own there, tokens are counted from the very beginning."""
     trajectory = read(name)
-    rows = {row["revision"]: row for row in trajectory["points"]}
+    rows = {row["revision"]: row for row in trajectory.points}
     for expected in EXPECTED.filter(trajectory=name).to_dicts():
         row = rows[expected["revision"]]
-        assert row["step"] - trajectory["before"]["step"] == expected["step"], expected
+        assert row["step"] - trajectory.before["step"] == expected["step"], expected
         assert row["tokens"] == expected["tokens"], expected
         assert row["learning_rate"] == pytest.approx(expected["learning_rate"], rel=1e-3, abs=1e-12), expected
 
@@ -103,7 +101,7 @@ def test_peaks_and_ends_of_pythia(name):
 
 
 def test_phases_and_batches_of_marin():
-    rows = {row["revision"]: row for row in read("marin-8b")["points"]}
+    rows = {row["revision"]: row for row in read("marin-8b").points}
     assert [row["phase"] for row in rows.values()] == ["stable", "decay", "stable", "decay", "stable"]
     found = {name: round(row["tokens"] / 1e12, 2) for name, row in rows.items()}
     assert found == {"ocelot": 3.78, "jellyfish": 4.78, "phoenix": 11.07, "starling": 12.42, "deeper-starling": 12.75}
@@ -117,9 +115,7 @@ def test_the_batch_of_apertus_doubles():
 
 
 def test_a_repository_for_each_checkpoint():
-    plan = Plan({"evaluate_loss": {"window": 128}})
-    add_trajectory(plan, "tinyllama-1.1b", FOLDER, "test")
-    found = plan.published("tinyllama-1.1b", 480_000)
+    found = read("tinyllama-1.1b").published(480_000)
     name = "intermediate-step-480k-1T"
     assert (found["repo"], found["revision"], found["name"]) == (f"TinyLlama/TinyLlama-1.1B-{name}", "main", name)
 

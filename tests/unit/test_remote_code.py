@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,8 @@ from scripts.lib.models import own_code
 from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan, load_plan
-from scripts.lib.study.trajectories import add_trajectory, require_pins
+from scripts.lib.study.trajectories.published import require_pins
+from scripts.lib.study.trajectories.reading import add_trajectory
 from scripts.publish import publish
 from scripts.quantize import quantize
 from tests.hub import connect
@@ -237,8 +239,7 @@ TRAJECTORY = {
 def read(folder, **more):
     (folder / "own.yaml").write_text(yaml.safe_dump(TRAJECTORY | more))
     plan = Plan({"evaluate_loss": {"window": 32}})
-    add_trajectory(plan, "own", folder, "test")
-    return plan.published("own", 10)
+    return add_trajectory(plan, "own", folder, "test").published(10)
 
 
 def test_a_lock_has_the_pinned_code(server, tmp_path):
@@ -259,7 +260,7 @@ def test_code_that_is_not_pinned_can_be_planned_but_not_run():
     plan = load_plan("paper")
     with pytest.raises(ConfigError, match=r"trajectory `open-sci-1.7b`: `remote_code`: .* and none is pinned: read"):
         require_pins(plan.trajectories)
-    plan.trajectories["open-sci-1.7b"]["remote_code"] = PINS
+    plan.trajectories["open-sci-1.7b"] = replace(plan.trajectories["open-sci-1.7b"], remote_code=PINS)
     require_pins(plan.trajectories)
 
 

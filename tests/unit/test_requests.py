@@ -1,6 +1,7 @@
 """Resources: sizes against real models, growth with size and attempt, a request for every rule that goes to a node."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -74,7 +75,8 @@ def test_quantizing_asks_for_its_checks_too():
 
 def test_every_trajectory_asks_for_its_own_size():
     plan = load_plan("smoke")
-    plan.trajectories["smoke"] = plan.trajectories["smoke"] | {"model": plan.trajectories["smoke"]["model"] | WIDE}
+    smoke = plan.trajectories["smoke"]
+    plan.trajectories["smoke"] = replace(smoke, shape=smoke.shape | WIDE)
     wide, narrow = requests.needs(plan, "smoke"), requests.needs(plan, "smoke-cooldown")
     assert wide["quantize"].memory > narrow["quantize"].memory
     assert wide["tokenize"] == narrow["tokenize"]

@@ -95,7 +95,7 @@ def test_checkpoints_and_data_are_locked(server, config):
     assert list(files) == ["default/train/0000.parquet", "default/validation/0000.parquet"]
     assert all(entry["bytes"] > 0 and entry.keys() & {"sha256", "blob"} for entry in files.values())
     assert (folder / "datasets/locks/allenai--sciq.json").is_file()
-    assert plan("sciq").published("tiny", 30)["locked"] is not None
+    assert plan("sciq").trajectories["tiny"].published(30)["locked"] is not None
 
 
 def test_what_the_hub_does_not_give_is_said_and_the_rest_is_locked(server, config):

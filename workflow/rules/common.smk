@@ -11,7 +11,7 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
-from scripts.lib.cluster import runs, scheduler_repair
+from scripts.lib.cluster import disk, runs, scheduler_repair
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
@@ -28,6 +28,7 @@ elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head
 config.update(ordered(config))
 try:
     PLAN = make_plan(config)
+    WAITS_FOR = disk.waits_for(PLAN)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -52,13 +53,18 @@ def any_of(names):
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
+def fetched_tokenizers():
+    """Names of the tokenizers that come from a hub."""
+    return {PLAN.trajectories[name].tokenizer for name in PLAN.by_source("hub")}
+
+
 wildcard_constraints:
     trajectory=any_of(PLAN.trajectories),
     checkpoint=r"step-\d+",
     link=r"from-\d+",
     method=any_of([BASELINE, *PLAN.recipes]),
     corpus=any_of(config["corpus"]),
-    tokenizer=any_of([*config["tokenize"], *PLAN.by_source("local"), *map(PLAN.tokenizer, PLAN.by_source("hub"))]),
+    tokenizer=any_of([*config["tokenize"], *PLAN.by_source("local"), *fetched_tokenizers()]),
     split="train|validation|calibration",
     suite=any_of(PLAN.suites),
     study=any_of([STUDY]),
@@ -67,6 +73,10 @@ wildcard_constraints:
 
 def step_of(wildcards):
     return int(wildcards.checkpoint.removeprefix("step-"))
+
+
+def trajectory_of(wildcards):
+    return PLAN.trajectories[wildcards.trajectory]
 
 
 def of_checkpoint(name, trajectory, step):
@@ -82,13 +92,13 @@ def tokens_file(kind, tokenizer, corpus, split):
 
 def identity(wildcards):
     """Which checkpoint a manifest is of."""
-    source = PLAN.trajectories[wildcards.trajectory]["source"]
+    source = trajectory_of(wildcards).source
     return {"trajectory": wildcards.trajectory, "checkpoint": wildcards.checkpoint, "source": source}
 
 
 def circumstances(wildcards):
     """The place of every checkpoint in its training: step, tokens, learning rate, phase."""
-    return [PLAN.describe(*point) for point in PLAN.checkpoints]
+    return [PLAN.trajectories[name].describe(step) for name, step in PLAN.checkpoints]
 
 
 # --- what a study asks for ---------------------------------------------------------------------------------------------
@@ -115,13 +125,11 @@ def task_tables(cells):
 
 def run_of(wildcards):
     """What shapes the weights of a controlled run, without what it keeps."""
-    run = PLAN.trajectories[wildcards.trajectory]
-    names = ("model", "window", "batch_size", "micro_batch_size", "optimizer", "schedule", "seed", "precision")
-    return {name: run[name] for name in names}
+    return trajectory_of(wildcards).shaping
 
 
 def link_of(wildcards):
-    return PLAN.links(wildcards.trajectory)[wildcards.link]
+    return trajectory_of(wildcards).links[wildcards.link]
 
 
 def link_start(wildcards):
@@ -155,12 +163,12 @@ def parent_lineage(wildcards):
 
 
 def own_link(wildcards):
-    link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
+    link = trajectory_of(wildcards).link_of(step_of(wildcards))
     return once_made(CHECKPOINT.format(**wildcards), PATHS.link(wildcards.trajectory, link))
 
 
 def own_lineage(wildcards):
-    link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
+    link = trajectory_of(wildcards).link_of(step_of(wildcards))
     return f"{PATHS.link(wildcards.trajectory, link)}.json"
 
 
@@ -168,14 +176,15 @@ def training_tokens(kind):
     """Input function: a file of a run's training tokens."""
 
     def path(wildcards):
-        run = PLAN.trajectories[wildcards.trajectory]
-        return tokens_file(kind, run["tokenizer"], run["corpus"], "train")
+        run = trajectory_of(wildcards)
+        return tokens_file(kind, run.tokenizer, run.corpus, "train")
 
     return path
 
 
-def tokenizer_of_run(wildcards):
-    return ancient(f"{PATHS.tokenizer(PLAN.trajectories[wildcards.trajectory]['tokenizer'])}/tokenizer")
+def tokenizer_of(wildcards):
+    """The tokenizer of a trajectory."""
+    return ancient(f"{PATHS.tokenizer(trajectory_of(wildcards).tokenizer)}/tokenizer")
 
 
 # --- cells -------------------------------------------------------------------------------------------------------------
@@ -205,7 +214,7 @@ def validation_tokens(wildcards):
 
 def token_files(wildcards, corpus, split, *kinds):
     """Files of a split of a corpus in the tokens of a cell's model."""
-    return [tokens_file(kind, PLAN.tokenizer(wildcards.trajectory), corpus, split) for kind in kinds]
+    return [tokens_file(kind, trajectory_of(wildcards).tokenizer, corpus, split) for kind in kinds]
 
 
 def cell_file(name):

@@ -18,7 +18,7 @@ rule fetch_tokenizer:
     log:
         f"{PATHS.logs('fetch_tokenizer')}/{{tokenizer}}.log",
     wildcard_constraints:
-        tokenizer=any_of(map(PLAN.tokenizer, PLAN.by_source("hub"))),
+        tokenizer=any_of(fetched_tokenizers()),
     conda:
         ENV
     resources:
@@ -34,7 +34,7 @@ rule fetch_tokenizer:
 
 rule fetch:
     input:
-        tokenizer=fetched_tokenizer,
+        tokenizer=tokenizer_of,
         room=ancient(f"{CHECKPOINT}/room"),
     output:
         model=fetched_weights(f"{CHECKPOINT}/model"),

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from scripts.lib.study import needs
-from scripts.lib.study.trajectories import require_pins
+from scripts.lib.study.trajectories.published import require_pins
 
 CELLS = defaultdict(list)  # of each checkpoint
 for cell in PLAN.cells:
@@ -33,7 +33,7 @@ def tokenizer_text(wildcards):
 
 
 def local_folder(wildcards):
-    return PLAN.local_path(wildcards.trajectory, step_of(wildcards))
+    return trajectory_of(wildcards).path(step_of(wildcards))
 
 
 def local_weights(wildcards):
@@ -45,9 +45,8 @@ def members(name):
     """Input function: a file of each of the checkpoints that one average is made of."""
 
     def paths(wildcards):
-        source = PLAN.trajectories[wildcards.trajectory]["of"]
-        steps = PLAN.members(wildcards.trajectory, step_of(wildcards))
-        found = [of_checkpoint(name, source, step) for step in steps]
+        points = trajectory_of(wildcards).made_from(step_of(wildcards))
+        found = [of_checkpoint(name, *point) for point in points]
         return found if name == "manifest.json" else [ancient(path) for path in found]
 
     return paths
@@ -55,7 +54,7 @@ def members(name):
 
 def published(wildcards):
     """Where a checkpoint is on the hub, and its commit and files as far as they are locked."""
-    return PLAN.published(wildcards.trajectory, step_of(wildcards))
+    return trajectory_of(wildcards).published(step_of(wildcards))
 
 
 def fetched_weights(path):
@@ -65,7 +64,7 @@ def fetched_weights(path):
 
 def measured_before(wildcards):
     """Under a disk budget: the mark of the checkpoint that has to be measured before this one is fetched."""
-    before = PLAN.waits_for.get((wildcards.trajectory, step_of(wildcards)))
+    before = WAITS_FOR.get((wildcards.trajectory, step_of(wildcards)))
     return PATHS.measured(STUDY, before[0], f"step-{before[1]}") if before else []
 
 
@@ -79,10 +78,6 @@ def measurements_of_checkpoint(wildcards):
 
 def locked_tokenizer(wildcards):
     return PLAN.locked_tokenizer(wildcards.tokenizer)
-
-
-def fetched_tokenizer(wildcards):
-    return ancient(f"{PATHS.tokenizer(PLAN.tokenizer(wildcards.trajectory))}/tokenizer")
 
 
 def locked_dataset(wildcards):
@@ -102,7 +97,7 @@ def prefetched():
     Checkpoints that are deleted once they are measured are fetched when their turn comes.
     """
     published = needs.published_needed(PLAN)
-    tokenizers = sorted({PLAN.tokenizer(name) for name, _ in published})
+    tokenizers = sorted({PLAN.trajectories[name].tokenizer for name, _ in published})
     corpora = needs.corpora_needed(PLAN, needs.tokens_needed(PLAN))
     data = [path for suite in PLAN.suites.values() for path in suite["documents"] + suite["datasets"]]
     data += [f"datasets/suite-{name}.json" for name, suite in PLAN.suites.items() if suite["datasets"]]

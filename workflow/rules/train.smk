@@ -30,7 +30,7 @@ rule train:
         lineage=f"{LINK}.json",
         parent=parent_link,
         tokens=training_tokens("tokens"),
-        tokenizer=tokenizer_of_run,
+        tokenizer=tokenizer_of,
     output:
         directory(LINK),
     log:

@@ -7,7 +7,7 @@ stand in lanes that fit into it side by side, and each fetch waits until the one
 from itertools import pairwise
 
 from scripts.lib.runtime.config_files import ConfigError
-from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
+from scripts.lib.study.sizes import quantized_bytes
 
 GB = 10**9
 
@@ -18,18 +18,19 @@ def footprints(plan) -> dict[tuple[str, int], int]:
     Pickled weights are held twice while they are converted; all are taken for pickled of which no lock says otherwise.
     Sizes are those of locks, else estimated.
     """
-    found, published = {}, set(plan.by_source("hub"))
+    found = {}
     for cell in plan.cells:
         name, step = cell.trajectory, cell.step
-        if name not in published:
+        trajectory = plan.trajectories[name]
+        if trajectory.source != "hub":
             continue
         if (name, step) not in found:
-            size, _ = checkpoint_bytes(plan, name, step)
-            locked = plan.published(name, step)["locked"]
+            size, _ = trajectory.checkpoint_bytes(step)
+            locked = trajectory.published(step)["locked"]
             safe = bool(locked) and not any(file.endswith(".bin") for file in locked["files"])
             found[name, step] = [size, 0 if safe else size, 0]
         if cell.method in plan.recipes:
-            found[name, step][2] += quantized_bytes(plan, name, cell.method)
+            found[name, step][2] += quantized_bytes(trajectory.model, plan.recipes[cell.method])
     return {point: size + max(pickled, quantized) for point, (size, pickled, quantized) in found.items()}
 
 
@@ -83,8 +84,8 @@ def _check(plan, published: set[str]) -> None:
         if plan.config[section]["keep_weights"]:
             raise ConfigError(f"config: fetch.disk_budget needs {section}.keep_weights: false; else nothing is deleted")
     for name, trajectory in plan.trajectories.items():
-        if trajectory["source"] == "average" and trajectory["of"] in published:
+        if trajectory.source == "average" and trajectory.of.name in published:
             raise ConfigError(
-                f"config: fetch.disk_budget: `{name}` averages checkpoints of `{trajectory['of']}`, which it needs all "
-                "at once; measure averages in a study without a budget"
+                f"config: fetch.disk_budget: `{name}` averages checkpoints of `{trajectory.of.name}`, which it needs "
+                "all at once; measure averages in a study without a budget"
             )

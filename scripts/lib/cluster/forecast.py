@@ -15,7 +15,7 @@ from scripts.lib.cluster import disk, requests
 from scripts.lib.cluster.graph import Job, read_graph
 from scripts.lib.cluster.work import Works
 from scripts.lib.study.plan import BASELINE, Plan
-from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
+from scripts.lib.study.sizes import quantized_bytes
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[
         names = tuple(names)
         try:
             work, loading = works.of(stage, names), works.loading(stage, names)
-        except (LookupError, StopIteration):
-            continue  # of another study
+        except (LookupError, StopIteration, AttributeError):
+            continue  # of another study, or of a trajectory that came from elsewhere then
         cell = Path(*names[:3])
         if stage in COMPUTING[1:] and cell not in refused:
             refused[cell] = cell.name != BASELINE and is_refused(
@@ -209,7 +209,7 @@ def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
     rows = {}
     for job in sorted(checkpoint_jobs(jobs), key=lambda job: job.names):
         name, step = job.names[0], int(job.names[1].removeprefix("step-"))
-        size, source = checkpoint_bytes(plan, name, step)
+        size, source = plan.trajectories[name].checkpoint_bytes(step)
         empty = {"checkpoints": 0, "largest": 0, "bytes": 0, "download": 0, "download_left": 0, "sources": Counter()}
         row = rows.setdefault(name, empty)
         row["checkpoints"] += 1
@@ -234,8 +234,12 @@ def peak_disk(plan: Plan, jobs: list[Job], at_once: int) -> int:
         bounded, held = set(plan.by_source("hub")), disk.footprints(plan)
         places = [held[lane[0]] for lane in disk.lanes(held, budget)]
     made = [job.names for job in checkpoint_jobs(jobs) if job.stage != "publish_local" and job.names[0] not in bounded]
-    checkpoints = [checkpoint_bytes(plan, name, int(step.removeprefix("step-")))[0] for name, step in made]
+    checkpoints = [plan.trajectories[name].checkpoint_bytes(int(step.removeprefix("step-")))[0] for name, step in made]
     kinds = Counter((cell.trajectory, cell.method) for cell in plan.cells if cell.method != BASELINE)
-    sizes = [quantized_bytes(plan, *kind) for kind in kinds.elements() if kind[0] not in bounded]
+    sizes = [
+        quantized_bytes(plan.trajectories[name].model, plan.recipes[method])
+        for name, method in kinds.elements()
+        if name not in bounded
+    ]
     kept = sizes if plan.config["quantize"]["keep_weights"] else sorted(sizes, reverse=True)[:at_once]
     return sum(checkpoints) + sum(kept) + sum(places)

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from scripts.lib.study.sizes import Model
+from scripts.lib.study.trajectories.trained import Trained
 
 PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
 START_MINUTES = 10  # imports from a cold shared file system, and waiting for its files
@@ -46,20 +47,19 @@ def needs(plan, name: str) -> dict[str, Need]:
     """
     compute, loss = plan.config["compute"], plan.config["evaluate_loss"]
     speed = FLOPS["cuda"] if compute["device"] == "cuda" else FLOPS["cpu"] * compute["threads"]
-    model, trajectory = plan.model(name), plan.trajectories[name]
+    trajectory, model = plan.trajectories[name], plan.trajectories[name].model
     calibrated = [recipe for recipe in plan.recipes.values() if "calibration" in recipe]
     probe = plan.config["quantize"]["probe"]
     calibration = max((_tokens(recipe["calibration"]) for recipe in calibrated), default=0)
     passed = max([quantize_tokens(recipe, probe, model) for recipe in plan.recipes.values()], default=0)
     window = max([probe["window"], *(recipe["calibration"]["window"] for recipe in calibrated)])
     asked = max((documents(plan, suite) for suite in plan.suites.values()), default=0)
-    trained = trajectory["source"] == "train"
     return {
         "tokenizer": text(),
         "tokenize": text(),
-        "train": _train(plan, name, model, speed) if trained else None,
+        "train": _train(trajectory, speed) if trajectory.source == "train" else None,
         "publish": publish(model),
-        "average": average(model, trajectory["window"]) if trajectory["source"] == "average" else None,
+        "average": average(model, trajectory.window) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, speed),
         "evaluate_loss": evaluate_loss(
             model, loss["windows"] * loss["window"], loss["batch_size"] * loss["window"], speed
@@ -69,11 +69,10 @@ def needs(plan, name: str) -> dict[str, Need]:
     }
 
 
-def _train(plan, name: str, model: Model, speed: float) -> Need:
-    run = plan.trajectories[name]
-    steps = max(link["end"] - link["start"] for link in plan.links(name).values())
-    forward = (run["micro_batch_size"] or run["batch_size"]) * run["window"]
-    return train(model, steps, run["batch_size"] * run["window"], forward, speed)
+def _train(run: Trained, speed: float) -> Need:
+    steps = max(link["end"] - link["start"] for link in run.links.values())
+    forward = (run.micro_batch_size or run.batch_size) * run.window
+    return train(run.model, steps, run.tokens_per_step, forward, speed)
 
 
 def documents(plan, suite: dict) -> int:

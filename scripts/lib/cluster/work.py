@@ -2,7 +2,6 @@
 
 from scripts.lib.cluster import requests
 from scripts.lib.study.plan import BASELINE, Plan
-from scripts.lib.study.sizes import checkpoint_bytes
 
 LOADED = {"quantize": 3, "evaluate_loss": 1, "evaluate_tasks": 1}  # how often weights are moved, as requests.py counts
 SOME_PACKAGES = 25  # work of a corpus that is not made of packages: as much as the default one
@@ -17,8 +16,11 @@ class Works:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.models = {name: plan.model(name) for name in plan.trajectories}
-        self.tokenizers = {*plan.config["tokenize"], *map(plan.tokenizer, plan.trajectories)}
+        self.models = {name: trajectory.model for name, trajectory in plan.trajectories.items()}
+        self.tokenizers = {
+            *plan.config["tokenize"],
+            *(trajectory.tokenizer for trajectory in plan.trajectories.values()),
+        }
         self.quantizing = {}
 
     def of(self, stage: str, names: tuple[str, ...]) -> float:
@@ -49,17 +51,18 @@ class Works:
         return self._corpus(corpus) * (split == "train")
 
     def _train(self, name: str, link: str) -> float:
-        run, span = self.plan.trajectories[name], self.plan.links(name)[link]
-        tokens = (span["end"] - span["start"]) * run["batch_size"] * run["window"]
+        run = self.plan.trajectories[name]
+        span = run.links[link]
+        tokens = (span["end"] - span["start"]) * run.tokens_per_step
         return requests.train_flops(self.models[name], tokens)
 
     def _bytes(self, name: str, checkpoint: str) -> float:
-        return checkpoint_bytes(self.plan, name, int(checkpoint.removeprefix("step-")))[0]
+        return self.plan.trajectories[name].checkpoint_bytes(int(checkpoint.removeprefix("step-")))[0]
 
     _fetch = _publish = _publish_local = _bytes
 
     def _average(self, name: str, checkpoint: str) -> float:
-        return self.plan.trajectories[name]["window"] * self._bytes(name, checkpoint)
+        return self.plan.trajectories[name].window * self._bytes(name, checkpoint)
 
     def _quantize(self, name: str, checkpoint: str, method: str) -> float:
         if (name, method) not in self.quantizing:

@@ -12,24 +12,23 @@ def checkpoints_needed(plan: Plan) -> list[tuple[str, int]]:
         name, step = left.pop()
         if (name, step) not in found:
             found.add((name, step))
-            if plan.trajectories[name]["source"] == "average":
-                left += [(plan.trajectories[name]["of"], member) for member in plan.members(name, step)]
+            left += plan.trajectories[name].made_from(step)
     return sorted(found)
 
 
 def published_needed(plan: Plan) -> list[tuple[str, int]]:
     """(trajectory, step) of those checkpoints that come from a hub."""
-    return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "hub"]
+    return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]].source == "hub"]
 
 
 def links_needed(plan: Plan) -> list[tuple[str, str]]:
     """(trajectory, link) of all training that the study's checkpoints need."""
-    needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "train"]
-    left, found = {(name, plan.link_of(name, step)) for name, step in needed}, set()
+    needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]].source == "train"]
+    left, found = {(name, plan.trajectories[name].link_of(step)) for name, step in needed}, set()
     while left:
         name, link = left.pop()
         found.add((name, link))
-        parent = plan.links(name)[link]["parent"]
+        parent = plan.trajectories[name].links[link]["parent"]
         if parent and parent not in found:
             left.add(parent)
     return sorted(found)
@@ -40,9 +39,9 @@ def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
     found = set()
     for name in {name for name, _ in links_needed(plan)}:
         run = plan.trajectories[name]
-        found.add((run["tokenizer"], run["corpus"], "train"))
+        found.add((run.tokenizer, run.corpus, "train"))
     for cell in plan.cells:
-        tokenizer = plan.tokenizer(cell.trajectory)
+        tokenizer = plan.trajectories[cell.trajectory].tokenizer
         found |= {(tokenizer, corpus, "validation") for corpus in plan.losses[cell]}
         if cell.method != BASELINE:
             recipe = plan.recipes[cell.method]
@@ -53,7 +52,7 @@ def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
 
 def tokenizers_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
     """Tokenizers of these tokens, and those that are fetched with checkpoints."""
-    fetched = {plan.tokenizer(name) for name, _ in published_needed(plan)}
+    fetched = {plan.trajectories[name].tokenizer for name, _ in published_needed(plan)}
     return sorted({tokenizer for tokenizer, _, _ in tokens} | fetched)
 
 

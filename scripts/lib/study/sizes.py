@@ -17,12 +17,13 @@ BLOCK = 64  # weights a scale where the recipe does not say
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of a model: weights, width, decoder blocks, vocabulary."""
+    """Sizes of a model: weights, width, decoder blocks, vocabulary; whether embedding and head are known to be one."""
 
     parameters: int
     width: int
     blocks: int
     vocabulary: int
+    tied: bool = False
 
 
 def size_of_model(shape: dict, tokenizer: dict) -> Model:
@@ -38,14 +39,15 @@ def size_of_model(shape: dict, tokenizer: dict) -> Model:
     keys = width * shape.get("num_key_value_heads", heads) // heads
     matrices = 2 if shape["architecture"] in ("gpt_neox", "apertus") else 3
     block = 2 * width * (width + keys) + matrices * width * shape["intermediate_size"]
-    tables = 1 if shape.get("tie_word_embeddings") else 2
-    return Model(blocks * block + tables * vocabulary * width, width, blocks, vocabulary)
+    tied = shape.get("tie_word_embeddings", False)
+    return Model(blocks * block + (1 if tied else 2) * vocabulary * width, width, blocks, vocabulary, tied)
 
 
 def size_of_published(model: dict) -> Model:
     """Sizes of a published model, as far as its trajectory's file tells them."""
     width, blocks = model.get("hidden_size", 0), model.get("num_hidden_layers", 0)
-    return Model(model["parameters"], width, blocks, model.get("vocab_size", LARGE_VOCABULARY))
+    vocabulary, tied = model.get("vocab_size", LARGE_VOCABULARY), model.get("tie_word_embeddings", False)
+    return Model(model["parameters"], width, blocks, vocabulary, tied)
 
 
 def size_of_folder(folder: Path | str) -> Model:
@@ -65,52 +67,18 @@ def _vocabulary(folder: Path) -> int:
     return json.loads(config.read_text())["vocab_size"] if config.is_file() else LARGE_VOCABULARY
 
 
-def checkpoint_bytes(plan, name: str, step: int) -> tuple[int, str]:
-    """Bytes of one checkpoint's files, and where the number comes from.
-
-    Args:
-        plan: a worked-out study (`scripts.lib.study.plan.Plan`).
-        name: the trajectory; an average is as large as its newest member.
-
-    Returns:
-        bytes; "lock" (files as resolved), "folder" (files on this machine) or "estimate" (weights times dtype).
-    """
-    trajectory = plan.trajectories[name]
-    if trajectory["source"] == "average":
-        return checkpoint_bytes(plan, trajectory["of"], step)
-    if trajectory["source"] == "local":
-        files = Path(plan.local_path(name, step)).iterdir()
-        return sum(path.stat().st_size for path in files if path.is_file()), "folder"
-    if trajectory["source"] == "hub":
-        locked = plan.published(name, step)["locked"]
-        if locked:
-            return sum(file["bytes"] for file in locked["files"].values()), "lock"
-    return plan.model(name).parameters * DTYPES[trajectory["model"].get("dtype", "float32")], "estimate"
-
-
-def quantized_bytes(plan, name: str, method: str) -> int:
-    """Bytes of one quantized model, estimated: dense, or packed but for embedding and head, which stay in float32.
-
-    Args:
-        plan: a worked-out study (`scripts.lib.study.plan.Plan`).
-        name: the trajectory.
-        method: a recipe of the plan, not the baseline.
-    """
-    model, recipe = plan.model(name), plan.recipes[method]
+def quantized_bytes(model: Model, recipe: dict) -> int:
+    """Bytes of one quantized model, estimated: dense, or packed but for embedding and head, which stay in float32."""
     if recipe["library"] in DENSE:
         return 4 * model.parameters
     bits = recipe["bits"] if "bits" in recipe else BITS[recipe["algorithm"]]
     group = recipe.get("group_size", BLOCK)
     bits += SCALE / group if group > 0 else 0
-    tables = min(_tables(plan, name, model), model.parameters)
+    tables = min(_tables(model), model.parameters)
     return round(4 * tables + bits / 8 * (model.parameters - tables))
 
 
-def _tables(plan, name: str, model: Model) -> int:
-    """Weights of embedding and head, as far as the plan tells; two tables unless they are said to be tied."""
-    trajectory = plan.trajectories[name]
-    if trajectory["source"] == "average":
-        return _tables(plan, trajectory["of"], model)
-    tied = trajectory.get("model", {}).get("tie_word_embeddings")
+def _tables(model: Model) -> int:
+    """Weights of embedding and head, as far as they are known."""
     width = model.width or round((model.parameters / WEIGHTS_A_WIDTH) ** 0.5)
-    return (1 if tied else 2) * model.vocabulary * width
+    return (1 if model.tied else 2) * model.vocabulary * width

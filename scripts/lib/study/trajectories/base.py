@@ -1,0 +1,103 @@
+"""The questions that a study asks of any trajectory, wherever its checkpoints come from."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study import schedules
+from scripts.lib.study.sizes import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory(ABC):
+    """One training run seen at several steps. Each kind of source is a class of its own, with its checks.
+
+    source: the kind, as trajectory files have it.
+    tokenizer, tokenizer_definition: its name, and where it comes from, as in the config's section `tokenize`.
+    """
+
+    source: ClassVar[str]
+    name: str
+
+    @classmethod
+    def origin(cls, content: dict) -> str | None:
+        """Name of the trajectory that one derives from, if it does, by the content of its file."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def read(cls, name: str, content: dict, path: Path, config: dict, origin: "Trajectory | None") -> "Trajectory":
+        """The trajectory of a file that fits its schema.
+
+        Args:
+            path: of the file, for messages.
+            config: the study's config.
+            origin: what it derives from, if it does.
+
+        Raises:
+            ConfigError: it does not fit the config, or what it derives from.
+        """
+
+    @property
+    @abstractmethod
+    def steps(self) -> list[int]:
+        """All steps at which there is a checkpoint, ascending."""
+
+    @property
+    @abstractmethod
+    def model(self) -> Model:
+        """Sizes of the model."""
+
+    @abstractmethod
+    def checkpoint_bytes(self, step: int) -> tuple[int, str]:
+        """Bytes of one checkpoint's files, and where the number comes from.
+
+        Returns:
+            bytes; "lock" (files as resolved), "folder" (files on this machine) or "estimate" (weights times dtype).
+        """
+
+    @abstractmethod
+    def circumstances(self, step: int) -> dict:
+        """Its place in training at a step: parent, tokens, learning_rate, peak_learning_rate, phase."""
+
+    def describe(self, step: int) -> dict:
+        """One row of the `checkpoints` table, as far as the config tells it."""
+        row = {"trajectory": self.name, "checkpoint": f"step-{step}", "source": self.source, "step": step}
+        return row | self.circumstances(step)
+
+    def made_from(self, step: int) -> list[tuple[str, int]]:
+        """(trajectory, step) of the checkpoints that one is made from; none if it is no average."""
+        return []
+
+    def curve(self, points: int) -> dict | None:
+        """Steps, tokens and learning rates at so many points, to be drawn; None where no schedule gives all of them."""
+        return None
+
+
+def draw(run, first: int, last: int, before: dict, points: int) -> dict:
+    """The curve of a run with a schedule.
+
+    Args:
+        run: with name, schedule, tokens_per_step.
+        first: the run's own first step. last: its own last step.
+        before: step and tokens of what came before the run's own step 0.
+        points: at most.
+    """
+    steps = np.unique(np.linspace(first, last, points).astype(int))
+    return {
+        "trajectory": run.name,
+        "steps": (before["step"] + steps).tolist(),
+        "tokens": (before["tokens"] + schedules.tokens(steps, run.tokens_per_step)).tolist(),
+        "learning_rate": schedules.learning_rate(run.schedule, steps).tolist(),
+    }
+
+
+def require_context(context: int | None, config: dict, where: str) -> None:
+    """Raise ConfigError if a model reads less than the windows that it is evaluated on."""
+    window = config["evaluate_loss"]["window"]
+    if context and context < window:
+        raise ConfigError(f"{where} has a context of {context}; evaluate_loss.window is {window}")
