@@ -21,19 +21,25 @@ SEGMENTS = pl.DataFrame(  # document a lies in two windows
         "nll": [3.0, 6.0, 9.0],
         "kl": [0.5, 0.0, 0.25],
         "agree": [2, 1, 3],
-    },
-    schema=evaluate_loss.SCHEMA,
+    }
 )
+WHOLE = tuple(dataclasses.replace(m, parts=tuple(p for p in m.parts if p.subset is None)) for m in LOSS_METRICS)
 
 
-def test_metrics_of_loss_are_summed_by_document_and_weighted_by_tokens():
+@pytest.fixture
+def whole(monkeypatch):
+    """Metrics of loss on all tokens alone."""
+    monkeypatch.setattr(measures, "LOSS_METRICS", WHOLE)
+
+
+def test_metrics_of_loss_are_summed_by_document_and_weighted_by_tokens(whole):
     found = {measure.metric: measure for measure in measures.read_loss(SEGMENTS, CELL, METADATA)}
     assert {name: measure.sums.tolist() for name, measure in found.items()} == {
         "cross_entropy": [12.0, 6.0],
         "kl": [0.75, 0.0],
         "top1_agreement": [5.0, 1.0],
     }
-    assert all(measure.sizes.tolist() == [6.0, 3.0] and measure.subset is None for measure in found.values())
+    assert all(measure.sizes.tolist() == [6.0, 3.0] for measure in found.values())
 
 
 def test_every_part_of_a_metric_is_a_measure_of_its_own(monkeypatch):
@@ -41,19 +47,19 @@ def test_every_part_of_a_metric_is_a_measure_of_its_own(monkeypatch):
     longer = Part(
         "longer segments", pl.when(many).then("nll").otherwise(0.0), pl.when(many).then("tokens").otherwise(0)
     )
-    split = dataclasses.replace(CROSS_ENTROPY, parts=(*CROSS_ENTROPY.parts, longer))
+    split = dataclasses.replace(WHOLE[0], parts=(*WHOLE[0].parts, longer))
     monkeypatch.setattr(measures, "LOSS_METRICS", (split,))
-    whole, part = measures.read_loss(SEGMENTS, CELL, METADATA)
-    assert (whole.subset, part.subset) == (None, "longer segments")
+    every, part = measures.read_loss(SEGMENTS, CELL, METADATA)
+    assert (every.subset, part.subset) == (None, "longer segments")
     assert (part.sums.tolist(), part.sizes.tolist()) == ([9.0, 6.0], [4.0, 3.0])
-    assert len(measures.paired([whole, part], {})) == 2
+    assert len(measures.paired([every, part], {})) == 2
 
 
-def test_a_subset_without_tokens_is_missing_and_leaves_the_rest():
-    whole = measures.read_loss(SEGMENTS, CELL, METADATA)
-    empty = dataclasses.replace(whole[0], subset="decile 3", sums=np.zeros(2), sizes=np.zeros(2))
+def test_a_subset_without_tokens_is_missing_and_leaves_the_rest(whole):
+    found = measures.read_loss(SEGMENTS, CELL, METADATA)
+    empty = dataclasses.replace(found[0], subset="decile 3", sums=np.zeros(2), sizes=np.zeros(2))
     missing = {}
-    assert measures.paired([*whole, empty], missing) == whole
+    assert measures.paired([*found, empty], missing) == found
     assert list(missing) == [(*CELL, "evaluate_loss", "docstrings", "cross_entropy of decile 3 is not finite")]
 
 
@@ -95,18 +101,18 @@ def test_parts_of_the_tokens_stand_in_tables_of_the_report_and_not_where_all_tok
     assert rows_in(table, metrics.TASK)["metric"].to_list() == ["accuracy"]
 
 
-def test_a_new_part_reaches_the_tables_and_the_report_and_changes_nothing_else(tmp_path, monkeypatch):
+def test_a_new_part_reaches_the_tables_and_the_report_and_changes_nothing_else(tmp_path, whole, monkeypatch):
     low = [point for point in two_peaks() if point[0] == "low"][:2]
     study = write_study(tmp_path, low, {"nf4": (4, 0.003)}, documents=40, tasks=False)
     before = tabulate(**study.arguments())
     late = pl.col("window") > 9  # half of the windows
     half = Part("late windows", late.cast(int) * pl.col("nll"), late.cast(int) * pl.col("tokens"))
-    split = dataclasses.replace(CROSS_ENTROPY, parts=(*CROSS_ENTROPY.parts, half))
-    monkeypatch.setattr(measures, "LOSS_METRICS", (split, *LOSS_METRICS[1:]))
+    split = dataclasses.replace(WHOLE[0], parts=(*WHOLE[0].parts, half))
+    monkeypatch.setattr(measures, "LOSS_METRICS", (split, *WHOLE[1:]))
     after = tabulate(**study.arguments())
-    whole = after["measurements"].filter(pl.col("subset").is_null())
+    kept = after["measurements"].filter(pl.col("subset").is_null())
     exact = ("value", "baseline", "difference", "relative", "n")
-    assert whole.select(exact).equals(before["measurements"].select(exact))
+    assert kept.select(exact).equals(before["measurements"].select(exact))
     (row,) = after["measurements"].filter(subset="late windows", method="nf4", checkpoint="step-400").to_dicts()
     frame = pl.read_parquet(tmp_path / "evaluated/low/step-400/nf4/loss-docstrings.parquet").filter(late)
     assert row["value"] == pytest.approx(frame["nll"].sum() / frame["tokens"].sum())
