@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, DROP, METRICS, error_words, rows_of
 from scripts.lib.analysis.tracks import Track, families, tracks
-from scripts.lib.report import curves, figures
+from scripts.lib.report import contents, curves, figures
 from scripts.lib.report.figures import BASELINE, LINES, MARKERS, WORDS
 
 NOTHING_MEASURED = "No loss was measured in this study."
@@ -39,7 +40,7 @@ def plot(name: str, measurements: Path, checkpoints: Path, schedules: list[dict]
 def loss_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
     """Loss of the baseline and of the 3- and 4-bit models against tokens, the rate as a grey area on a second axis."""
     shown = measurements.filter((pl.col("method") == BASELINE) | pl.col("bits").is_in([3, 4]))
-    cells, found, methods = curves.cells_of(shown, "cross_entropy"), tracks(checkpoints), method_order(shown)
+    cells, found, methods = curves.cells_of(shown, CROSS_ENTROPY), tracks(checkpoints), method_order(shown)
     if not cells:
         return figures.placeholder(NOTHING_MEASURED)
     labels, colors = families(found), figures.method_colors(method_order(measurements))
@@ -66,7 +67,7 @@ def loss_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedu
 
 def error_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
     """Relative error of every method against tokens with its paired interval, the rates in a strip below."""
-    cells, found = curves.cells_of(_quantized(measurements), "cross_entropy"), tracks(checkpoints)
+    cells, found = curves.cells_of(_quantized(measurements), CROSS_ENTROPY), tracks(checkpoints)
     if not cells:
         return figures.placeholder(NOTHING_QUANTIZED)
     labels = families(found)
@@ -92,7 +93,7 @@ def error_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, sched
 
 def baseline_vs_quantized(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
     """Loss before against loss after quantization, one panel a method, one line a peak rate, and the line x = y."""
-    cells, found = curves.cells_of(_quantized(measurements), "cross_entropy"), tracks(checkpoints)
+    cells, found = curves.cells_of(_quantized(measurements), CROSS_ENTROPY), tracks(checkpoints)
     if not cells:
         return figures.placeholder(NOTHING_QUANTIZED)
     labels = families(found)
@@ -119,7 +120,7 @@ def baseline_vs_quantized(measurements: pl.DataFrame, checkpoints: pl.DataFrame,
 
 def errors_by_method(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
     """Relative errors of all methods: every checkpoint as a dot, the end of every trajectory with its interval."""
-    cells, found = curves.cells_of(_quantized(measurements), "cross_entropy"), tracks(checkpoints)
+    cells, found = curves.cells_of(_quantized(measurements), CROSS_ENTROPY), tracks(checkpoints)
     if not cells:
         return figures.placeholder(NOTHING_QUANTIZED)
     methods = [method for method in method_order(measurements) if method != BASELINE]
@@ -136,7 +137,7 @@ def errors_by_method(measurements: pl.DataFrame, checkpoints: pl.DataFrame, sche
 
 def tasks(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
     """Accuracy drop, or relative error of bits per byte, at the last evaluated checkpoint of every trajectory."""
-    shown = _quantized(measurements).filter(pl.col("metric").is_in(["accuracy", "bits_per_byte"]))
+    shown = rows_of(_quantized(measurements), *(metric for metric in METRICS.values() if metric.drawn))
     if shown.is_empty():
         return figures.placeholder(NO_TASKS)
     methods, names = method_order(shown), set(shown["trajectory"])
@@ -144,25 +145,21 @@ def tasks(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list
     places = sorted(set(shown.select("metric", "dataset").iter_rows()))
     columns = 2 if len(places) <= 4 else 3
     figure, axes, _ = figures.panels(len(places), columns, _rows_height(methods, found), sharey=True)
-    for axis, (metric, task) in zip(axes, places, strict=True):
+    for axis, (name, task) in zip(axes, places, strict=True):
+        metric = METRICS[name]
         cells = curves.cells_of(shown.filter(pl.col("dataset") == task), metric)
-        ends = {key[1:]: (_drop(cell) if metric == "accuracy" else cell).tail(1) for key, cell in cells.items()}
+        ends = {key[1:]: (_drop(cell) if metric.error == DROP else cell).tail(1) for key, cell in cells.items()}
         axis.axvline(0, color="0.45", linewidth=1.2, linestyle=":", zorder=1)
         curves.draw_ends(axis, found, methods, ends)
         axis.set_title(task)
         axis.locator_params(axis="x", nbins=5)
         figures.percent_axis(axis, "x")
-        axis.set_xlabel(
-            "accuracy drop, share of 1 - baseline" if metric == "accuracy" else "relative error, bits per byte"
-        )
+        axis.set_xlabel(error_words(metric))
     figures.legend(figure, _end_entries(found, all_checkpoints=False))
     return figure
 
 
-FIGURES = {
-    function.__name__: function
-    for function in (loss_vs_tokens, error_vs_tokens, baseline_vs_quantized, errors_by_method, tasks)
-}
+FIGURES = {name: globals()[name] for name in contents.FIGURES}  # a figure is the function of its name
 
 
 def method_order(measurements: pl.DataFrame) -> list[str]:

@@ -7,27 +7,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis import resampling
+from scripts.lib.analysis import metrics, resampling
 from scripts.lib.analysis.contrasts import contrasts_table
 from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
+from scripts.lib.analysis.methods import methods_table, versions_table
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS
+from scripts.lib.analysis.tables import CELL, CHECKPOINTS, MEASUREMENTS, MISSING, NUMBERS, POINT, RECIPE, table
 from scripts.lib.runtime import manifests
 
-TYPES = {
-    **dict.fromkeys(("step", "tokens", "parameters", "bytes", "bits", "group_size", "n"), pl.Int64),
-    **dict.fromkeys(("learning_rate", "peak_learning_rate", "value", "stderr", "baseline"), pl.Float64),
-    **dict.fromkeys(("difference", "relative", "lower", "upper"), pl.Float64),
-}
-POINT = ("step", "tokens", "learning_rate", "phase")
-RECIPE = ("method", "library", "bits", "group_size")
-NUMBERS = ("value", "stderr", "baseline", "difference", "relative", "lower", "upper")
-ORIGIN = ("parameters", "bytes", "source", "revision", "peak_learning_rate")
-CHECKPOINTS = ("trajectory", "checkpoint", "parent", *POINT, *ORIGIN)
-MEASUREMENTS = ("study", "trajectory", "checkpoint", *POINT, *RECIPE, "metric", "dataset", *NUMBERS, "n", "dtype")
-MISSING = ("study", "trajectory", "checkpoint", "method", "stage", "dataset", "reason")
-RELATIVE = ("cross_entropy", "bits_per_byte")  # metrics whose error is a share of the baseline
-CELL = ("trajectory", "checkpoint", "method")
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
+LOSS = (CROSS_ENTROPY.name, None)  # the metric and the subset of which `contrasts` compares errors
 CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 
@@ -43,7 +33,7 @@ def tabulate(
     draws: int,
     seed: int,
 ) -> dict[str, pl.DataFrame]:
-    """The tables `checkpoints`, `measurements`, `contrasts`, `missing` and `costs` of a study, rows in a fixed order.
+    """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
     `contrasts` compares pairs of cells of `measurements`; `costs` alone holds times.
 
@@ -67,25 +57,20 @@ def tabulate(
     missing = _refused(points, recipes)
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
     measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
-    good = _table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
+    good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     return {
         "checkpoints": good,
         "measurements": measurements,
         "contrasts": contrasts_table(measurements, good, samples, confidence),
-        "missing": _table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, MISSING),
+        "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
+        "methods": methods_table(recipes.values()),
+        "versions": versions_table([*points.values(), *recipes.values()]),
     }
 
 
 def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
     return {tuple(item[name] for name in names): item for item in items}
-
-
-def _table(rows: list[dict], names: tuple[str, ...], order: tuple[str, ...]) -> pl.DataFrame:
-    columns = [
-        pl.Series(name, [row.get(name) for row in rows], TYPES.get(name, pl.String), strict=False) for name in names
-    ]
-    return pl.DataFrame(columns).sort(order, nulls_last=False, maintain_order=True)
 
 
 def _refused(points: dict, recipes: dict) -> dict[tuple, None]:
@@ -135,7 +120,7 @@ def _measurements(study: str, measures: list[Measure], points: dict, recipes: di
         part = [measure for measure in measures if measure.dataset == dataset]
         found, samples[dataset] = _rows(part, *bootstrap)
         rows += [{"study": study, **_describe(row, points, recipes)} for row in found]
-    return _table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric")), samples
+    return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset")), samples
 
 
 def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> tuple[list[dict], dict]:
@@ -149,44 +134,36 @@ def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> 
     for index, measure in enumerate(measures):
         columns = np.searchsorted(documents, measure.documents)
         sums[index, columns], sizes[index, columns] = measure.sums, measure.sizes
-    places = {(*m.cell, m.metric): index for index, m in enumerate(measures)}
+    places = {(*m.cell, m.metric, m.subset): index for index, m in enumerate(measures)}
     if len(places) < len(measures):
         raise ValueError(f"{measures[0].dataset} is a task of two suites of this study; give one of them another name")
-    base = np.array([places[(*m.cell[:2], "none", m.metric)] for m in measures])
+    base = np.array([places[(*m.cell[:2], "none", m.metric, m.subset)] for m in measures])
     values, errors = resampling.mean(sums, sizes), resampling.clustered_stderr(sums, sizes)
     samples = resampling.bootstrap_means(sums, sizes, draws, seed, measures[0].dataset)
-    share = np.array([m.metric in RELATIVE for m in measures])
+    share = np.array([METRICS[m.metric].error == metrics.RELATIVE for m in measures])
     with np.errstate(divide="ignore", invalid="ignore"):
         contrast = np.where(share, samples / samples[:, base] - 1, samples - samples[:, base])
     lower, upper = resampling.interval(contrast, confidence)
     single = (sizes > 0).sum(axis=1) < 2
     bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
     rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
-    losses = {m.cell: contrast[:, i] for i, m in enumerate(measures) if m.metric == "cross_entropy"}
+    losses = {m.cell: contrast[:, i] for i, m in enumerate(measures) if (m.metric, m.subset) == LOSS}
     return rows, losses
 
 
 def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
     loss = measure.stage == "evaluate_loss"
-    relative = _relative(measure.metric, value, baseline)
+    relative = metrics.error_of(METRICS[measure.metric], value, baseline)
     numbers = (value, stderr, baseline, value - baseline, relative, lower, upper)
     return {
         **dict(zip(CELL, measure.cell, strict=True)),
         "metric": measure.metric,
         "dataset": measure.dataset,
+        "subset": measure.subset,
         "dtype": measure.dtype,
         **dict(zip(NUMBERS, map(_number, numbers), strict=True)),
         "n": round(measure.sizes.sum()) if loss else len(measure.documents),
     }
-
-
-def _relative(metric: str, value: float, baseline: float) -> float | None:
-    """Relative error of losses, accuracy drop of accuracies (paper, sections 3.1 and 3.2); None for other metrics."""
-    if metric in RELATIVE:
-        return value / baseline - 1 if baseline else None
-    if metric.startswith("accuracy"):
-        return (baseline - value) / (1 - baseline) if baseline != 1 else None
-    return None
 
 
 def _number(value) -> float | None:
@@ -200,7 +177,7 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
     return {
         **row,
         **{name: point[name] for name in POINT},
-        **{name: recipe.get(name) for name in RECIPE[1:]},
+        **{name: recipe.get(name) for name in RECIPE},
     }
 
 
@@ -217,6 +194,6 @@ if __name__ == "__main__":
         snakemake.params.bootstrap,
         snakemake.params.seed,
     )
-    for name, table in tables.items():
-        table.write_parquet(snakemake.output[f"{name}_parquet"])
-        table.write_csv(snakemake.output[f"{name}_csv"])
+    for name, rows in tables.items():
+        rows.write_parquet(snakemake.output[f"{name}_parquet"])
+        rows.write_csv(snakemake.output[f"{name}_csv"])

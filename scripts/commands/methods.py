@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
 from scripts.lib.runtime import manifests
 from scripts.lib.study.plan import BASELINE, Plan, load_plan
 
@@ -45,7 +46,7 @@ def write_page(plan: Plan) -> str:
         FileNotFoundError: the study has not been run to its tables.
     """
     measured = pl.read_parquet(Path(plan.paths.tables(plan.config["study"]["name"]), "measurements.parquet"))
-    measured = measured.filter(pl.col("metric") == "cross_entropy")
+    measured = rows_of(measured, CROSS_ENTROPY)
     rows = {(row["trajectory"], row["method"]): row for row in measured.to_dicts()}
     models = list(dict.fromkeys(cell.trajectory for cell in plan.cells))
     methods = list(dict.fromkeys(name for block in plan.config["study"]["cells"] for name in block["methods"]))

@@ -99,8 +99,6 @@ def test_captions_name_the_study(path):
         assert "study demo" in caption(path, "demo", figure)
 
 
-def test_every_figure_and_table_has_a_caption():
-    names = {path.stem for path in (REPORTS / "captions").glob("*.rst")}
-    assert names == {"figure", "checkpoints", "measurements", "contrasts", "missing", "costs", "report"}
+def test_every_figure_has_a_caption_of_its_own():
     texts = {caption(REPORTS / "captions/figure.rst", "demo", figure) for figure in FIGURES}
     assert len(texts) == len(FIGURES)

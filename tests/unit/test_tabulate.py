@@ -3,8 +3,9 @@ import pytest
 
 from scripts.lib.analysis.contrasts import gptq_pairs
 from scripts.lib.analysis.costs import read_benchmark
+from scripts.lib.analysis.tables import TABLES
 from scripts.lib.report.findings import finding
-from scripts.tabulate import CHECKPOINTS, MEASUREMENTS, MISSING, tabulate
+from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
 
 LOW = [point for point in two_peaks() if point[0] == "low"]
@@ -17,15 +18,14 @@ def study(tmp_path) -> Study:
 
 
 def rows(table: pl.DataFrame, cell=CELL, **values) -> list[dict]:
+    """Rows of `measurements` of one cell, on all tokens."""
     cell = dict(zip(("trajectory", "checkpoint", "method"), cell, strict=True))
-    return table.filter(**cell, **values).to_dicts()
+    return table.filter(pl.col("subset").is_null(), **cell, **values).to_dicts()
 
 
 def test_columns_are_those_of_the_design(study):
     tables = tabulate(**study.arguments())
-    assert tuple(tables["checkpoints"].columns) == CHECKPOINTS
-    assert tuple(tables["measurements"].columns) == MEASUREMENTS
-    assert tuple(tables["missing"].columns) == MISSING
+    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES
     assert tables["missing"].is_empty()
 
 
@@ -132,7 +132,7 @@ def test_one_task_in_two_suites_is_an_error(study):
 def test_one_document_has_no_interval(tmp_path):
     study = write_study(tmp_path, LOW[:1], {"nf4": (4, 0.003)}, documents=1, tasks=False)
     table = tabulate(**study.arguments())["measurements"]
-    assert table["lower"].null_count() == table["stderr"].null_count() == len(table) == 6
+    assert table["lower"].null_count() == table["stderr"].null_count() == len(table) > 0
 
 
 def test_costs_hold_only_jobs_of_this_study(study):
@@ -142,6 +142,23 @@ def test_costs_hold_only_jobs_of_this_study(study):
     assert len(costs.filter(rule="quantize")) == 4
     assert costs.filter(rule="tokenize")["dataset"].to_list() == ["bpe/docstrings-train"]
     assert set(costs["peak_memory_bytes"]) == {512 * 1024 * 1024}
+
+
+def test_methods_hold_each_recipe_once_with_the_range_of_its_weight_errors(study):
+    write_quantized(study, CELL[:2], CELL[2], 3, weight_error=0.07, bits_per_weight=3.0)
+    write_quantized(study, ("low", "step-1000"), CELL[2], 3, versions={"torch": "2.13.0", "GPTQModel": "7.6.0"})
+    write_quantized(study, ("low", "step-400"), "gptq-w3-g32", 3, status="refused", reason="broken")
+    changed = {"versions": {"GPTQModel": "7.6.0", "torch": "2.12.0"}, "recipe": {"transform": {"algorithm": "awq"}}}
+    write_quantized(study, ("low", "step-1000"), "gptq-w3-g32", 3, **changed)
+    tables = tabulate(**study.arguments())
+    gptq, rtn = tables["methods"].to_dicts()
+    assert (rtn["method"], rtn["cells"]) == ("rtn-w3-g32", 2)
+    assert (rtn["weight_error_lowest"], rtn["weight_error_highest"]) == (0.05, 0.07)
+    assert rtn["weight_error"] == pytest.approx(0.06)
+    assert rtn["bits_per_weight"] == pytest.approx(3.25)
+    assert (rtn["transform"], rtn["package_version"], rtn["calibration"]) == (None, None, "corpus docstrings")
+    assert (gptq["cells"], gptq["transform"], gptq["bits"], gptq["package_version"]) == (1, "awq", 3, "7.6.0")
+    assert tables["versions"].rows() == [("GPTQModel", "7.6.0", "models"), ("torch", "2.12.0, 2.13.0", "models")]
 
 
 def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):

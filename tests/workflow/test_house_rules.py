@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.lib.analysis.metrics import METRICS
+from scripts.lib.analysis.tables import TABLES
 from tests.tools import ROOT
 
 ORDER = (
@@ -25,12 +27,6 @@ RULES = {
 
 def directives(rule: str) -> list[str]:
     return re.findall(r"^    (\w+):", RULES[rule], re.MULTILINE)
-
-
-def listed(name: str) -> list[str]:
-    """A list that common.smk defines."""
-    text = (ROOT / "workflow/rules/common.smk").read_text()
-    return ast.literal_eval(re.search(rf"^{name} = (\[.*?\])$", text, re.MULTILINE | re.DOTALL)[1])
 
 
 # --- scripts and rules -----------------------------------------------------------------------------------------------
@@ -69,13 +65,29 @@ def test_every_rule_file_is_included():
 
 
 def test_every_figure_has_a_caption_and_a_function():
-    from scripts.plot import FIGURES
+    from scripts.lib.report.contents import FIGURES
+    from scripts.plot import FIGURES as DRAWN
 
-    assert listed("FIGURES") == list(FIGURES)
     captions = (ROOT / "reports/captions/figure.rst").read_text()
-    assert re.findall(r'figure == "(\w+)"', captions) == listed("FIGURES")
-    for name in listed("TABLES"):
+    assert re.findall(r'figure == "(\w+)"', captions) == list(FIGURES) == list(DRAWN)
+
+
+def test_every_table_has_a_caption():
+    written = re.findall(r"table_files\(\[(.*?)\]\)", "".join(RULES.values()))
+    for name in [*TABLES, *(name for names in written for name in re.findall(r'"(\w+)"', names))]:
         assert (ROOT / f"reports/captions/{name}.rst").read_text().strip(), name
+
+
+def test_metrics_are_named_in_one_place():
+    """But for the stage that translates the harness's names; the column `kl` of evaluate_loss is no metric."""
+    allowed = {"scripts/lib/analysis/metrics.py": set(METRICS), "scripts/evaluate_tasks.py": set(METRICS)}
+    allowed["scripts/evaluate_loss.py"] = {"kl"}
+    for path in [*(ROOT / "scripts").rglob("*.py"), *SMK, ROOT / "reports/report.py"]:
+        name = str(path.relative_to(ROOT))
+        named = set(re.findall(rf"""["']({"|".join(METRICS)})["']""", path.read_text()))
+        assert named <= allowed.get(name, set()), (
+            f"{name} names metrics; read them from scripts/lib/analysis/metrics.py"
+        )
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
+from scripts.lib.analysis import tables
 from scripts.lib.cluster import disk, runs, scheduler_repair
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
+from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
 from scripts.lib.study.plan import BASELINE, make_plan
 from scripts.lib.study.recipes import tool_state
@@ -41,8 +43,7 @@ DEVICE = config["compute"]["device"]
 MACHINE = {"threads": THREADS, "device": DEVICE}
 QUANTIZING = MACHINE | {"dtype": config["compute"]["dtype"], "probe": config["quantize"]["probe"]}
 ENV = "../../envs/trajquant.yaml"
-FIGURES = ["loss_vs_tokens", "error_vs_tokens", "baseline_vs_quantized", "errors_by_method", "tasks"]
-TABLES = ["checkpoints", "measurements", "contrasts", "missing", "costs"]
+TABLES = []  # names; `table_files` adds those of each stage, and the report takes all
 
 CHECKPOINT, QUANTIZED, EVALUATED = PATHS.checkpoint(), PATHS.quantized(), PATHS.evaluated()
 LINK, TOKENS, DATASET = PATHS.link(), PATHS.tokens(), PATHS.dataset()
@@ -275,10 +276,11 @@ def quantized_weights(path):
 # --- tables and figures ------------------------------------------------------------------------------------------------
 
 
-def table_files():
-    """Both files of each table, by the names that tabulate gives them."""
+def table_files(names):
+    """Outputs of a stage that writes these tables: NAME_parquet and NAME_csv of each. The report takes them too."""
+    TABLES.extend(names)
     files = {}
-    for table in TABLES:
+    for table in names:
         path = f"{PATHS.tables()}/{table}"
         caption = f"../../reports/captions/{table}.rst"
         files[f"{table}_parquet"] = f"{path}.parquet"

@@ -10,7 +10,7 @@ rule report:
         tables=[f"{PATHS.tables()}/{table}.parquet" for table in TABLES],
         figures=[f"{PATHS.figures()}/{figure}.svg" for figure in FIGURES],
         manifests=checkpoint_manifests() + quantized_manifests(PLAN.cells),
-        captions=["reports/captions/figure.rst", "reports/captions/measurements.rst"],
+        captions=[f"reports/captions/{name}.rst" for name in ["figure", *TABLES]],
         template="reports/report.py",
         page="reports/page.html",
         citation="CITATION.cff",

@@ -1,4 +1,4 @@
-# tabulate: everything that was measured for a study, as five tables.
+# tabulate: everything that was measured for a study, as tables.
 
 
 rule tabulate:
@@ -8,7 +8,7 @@ rule tabulate:
         losses=loss_tables(PLAN.cells),
         tasks=task_tables(PLAN.cells),
     output:
-        **table_files(),
+        **table_files(tables.TABLES),
     log:
         f"{PATHS.logs('tabulate')}/{{study}}.log",
     conda:

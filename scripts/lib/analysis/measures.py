@@ -5,16 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-LOSS_COLUMNS = {"cross_entropy": "nll", "kl": "kl", "top1_agreement": "agree"}
+from scripts.lib.analysis.metrics import LOSS_METRICS
 
 
 @dataclass
 class Measure:
-    """One metric of one cell on one dataset: sums and sizes by document, all three arrays of shape (documents,)."""
+    """One metric of one cell on one dataset, or on a subset of its tokens (None: all of them).
+
+    Sums and sizes are by document; all three arrays have shape (documents,).
+    """
 
     cell: tuple[str, str, str]
     stage: str
     dataset: str
+    subset: str | None
     metric: str
     dtype: str
     documents: np.ndarray
@@ -23,18 +27,21 @@ class Measure:
 
 
 def read_loss(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -> list[Measure]:
-    """Cross-entropy, KL and agreement of one cell from its segments, summed by document in file order."""
+    """The metrics of loss of one cell from its segments, summed by document in file order; one measure a part."""
     documents, codes = np.unique(frame["document"].to_numpy(), return_inverse=True)
 
-    def by_document(column: str) -> np.ndarray:
-        return np.bincount(codes, weights=frame[column].to_numpy().astype(np.float64), minlength=len(documents))
+    def by_document(column: pl.Expr) -> np.ndarray:
+        weights = frame.select(column).to_series().to_numpy().astype(np.float64)
+        return np.bincount(codes, weights=weights, minlength=len(documents))
 
-    sizes = by_document("tokens")
+    dataset, dtype = metadata["corpus"], metadata["dtype"]
     return [
         Measure(
-            cell, "evaluate_loss", metadata["corpus"], metric, metadata["dtype"], documents, by_document(column), sizes
+            *(cell, "evaluate_loss", dataset, part.subset, metric.name, dtype, documents),
+            *(by_document(part.total), by_document(part.weight)),
         )
-        for metric, column in LOSS_COLUMNS.items()
+        for metric in LOSS_METRICS
+        for part in metric.parts
     ]
 
 
@@ -46,7 +53,9 @@ def read_tasks(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) 
     ):
         documents, weights = part["document"].to_numpy(), part["weight"].to_numpy()
         sums = part["value"].to_numpy() * weights
-        measures.append(Measure(cell, "evaluate_tasks", task, metric, metadata["dtype"], documents, sums, weights))
+        measures.append(
+            Measure(cell, "evaluate_tasks", task, None, metric, metadata["dtype"], documents, sums, weights)
+        )
     return measures
 
 
@@ -55,21 +64,26 @@ def paired(measures: list[Measure], missing: dict) -> list[Measure]:
     bad = {}
     for measure in measures:
         if not np.isfinite(measure.sums).all() or not measure.sizes.sum() > 0:
-            bad.setdefault((measure.cell, measure.dataset), f"{measure.metric} is not finite")
-    baselines = {
-        (*m.cell[:2], m.dataset, m.metric): m
-        for m in measures
-        if m.cell[2] == "none" and (m.cell, m.dataset) not in bad
-    }
+            of = f" of {measure.subset}" if measure.subset else ""
+            bad.setdefault((measure.cell, measure.dataset, measure.subset), f"{measure.metric}{of} is not finite")
+
+    def why_bad(measure: Measure) -> str | None:
+        place = (measure.cell, measure.dataset)
+        return bad.get((*place, None)) or bad.get((*place, measure.subset))
+
+    baselines = {(*m.cell[:2], *_what(m)): m for m in measures if m.cell[2] == "none" and not why_bad(m)}
     kept = []
     for measure in measures:
-        baseline = baselines.get((*measure.cell[:2], measure.dataset, measure.metric))
-        reason = bad.get((measure.cell, measure.dataset)) or _unpaired(measure, baseline)
+        reason = why_bad(measure) or _unpaired(measure, baselines.get((*measure.cell[:2], *_what(measure))))
         if reason:
             missing[*measure.cell, measure.stage, measure.dataset, reason] = None
         else:
             kept.append(measure)
     return kept
+
+
+def _what(measure: Measure) -> tuple[str, str | None, str]:
+    return measure.dataset, measure.subset, measure.metric
 
 
 def _unpaired(measure: Measure, baseline: Measure | None) -> str | None:

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 from matplotlib.lines import Line2D
 
+from scripts.lib.analysis.metrics import Metric, rows_of
 from scripts.lib.analysis.tracks import AVERAGE, BRANCH, Track
 from scripts.lib.report import figures
 from scripts.lib.report.figures import LINES, MARKERS
@@ -12,9 +13,9 @@ MANY_POINTS = 40  # above this a line has no markers
 Cells = dict[tuple[str, str, str], pl.DataFrame]
 
 
-def cells_of(measurements: pl.DataFrame, metric: str) -> Cells:
-    """Measurements of one metric by (dataset, method, trajectory), each sorted by step."""
-    part = measurements.filter(pl.col("metric") == metric).sort("step", "checkpoint")
+def cells_of(measurements: pl.DataFrame, metric: Metric) -> Cells:
+    """Measurements of one metric on all tokens by (dataset, method, trajectory), each sorted by step."""
+    part = rows_of(measurements, metric).sort("step", "checkpoint")
     return part.partition_by("dataset", "method", "trajectory", as_dict=True)
 
 

@@ -6,6 +6,7 @@ Two errors are called different only if the paired interval of their difference 
 import polars as pl
 
 from scripts.lib.analysis.contrasts import AVERAGED, DECAY, EQUAL_LOSS, GPTQ, PEAK, quantized_losses
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
 from scripts.lib.analysis.tracks import short_rate
 
 HIGHER, LOWER, UNRESOLVED = "higher", "lower", "not resolved"
@@ -25,7 +26,7 @@ CAVEAT = (
 
 def corpora(measurements: pl.DataFrame) -> list[str]:
     """Corpora on which loss was measured."""
-    return sorted(measurements.filter(pl.col("metric") == "cross_entropy")["dataset"].unique())
+    return sorted(rows_of(measurements, CROSS_ENTROPY)["dataset"].unique())
 
 
 def narrow_methods(losses: pl.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
+from scripts.lib.analysis.metrics import LOSS, METRICS, TASK, rows_in
 from scripts.lib.analysis.tracks import short_count, short_rate
 from scripts.lib.report.findings import interval, points, verdict
 
@@ -126,25 +127,30 @@ def methods(described: list[dict]) -> str:
 
 def losses(measurements: pl.DataFrame, caption: str) -> str:
     """Baseline loss and relative errors: the last checkpoint of every trajectory, then all checkpoints."""
-    part = measurements.filter(pl.col("metric") == "cross_entropy")
-    keys = ("dataset", "trajectory", "step", "checkpoint")
+    part = rows_in(measurements, LOSS)
+    keys = ("metric", "dataset", "subset", "trajectory", "step", "checkpoint")
     wide = {}
     for row in part.sort(*keys).iter_rows(named=True):
         wide.setdefault(tuple(row[key] for key in keys), {})[row["method"]] = row
-    last = {key[:2]: key for key in wide}
+    last = {key[:4]: key for key in wide}
     names = sorted(set(part["method"]) - {"none"})
-    corpus = {"corpus": lambda row: row["none"]["dataset"]} if part["dataset"].n_unique() > 1 else {}
+    headings = {"metric": "metric", "dataset": "corpus", "subset": "tokens of"}
     columns = {
-        **corpus,
+        **{
+            heading: lambda row, name=name: row["none"][name]
+            for name, heading in headings.items()
+            if part[name].n_unique() > 1
+        },
         "trajectory": lambda row: row["none"]["trajectory"],
         "step": lambda row: str(row["none"]["step"]),
         "tokens": lambda row: short_count(row["none"]["tokens"]),
         "learning rate": lambda row: short_rate(row["none"]["learning_rate"]),
         "baseline loss": lambda row: f"{row['none']['value']:.4f}",
-        **{name: lambda row, name=name: interval(row[name]) if name in row else DASH for name in names},
+        **{name: lambda row, name=name: _error(row.get(name)) for name in names},
     }
     ends = table([wide[key] for key in last.values()], columns, "No loss was measured.")
-    measured = f"Loss on {', '.join(sorted(part['dataset'].unique()))} in nats per token"
+    units = sorted({METRICS[name].unit for name in part["metric"]})
+    measured = f"Loss on {', '.join(sorted(part['dataset'].unique()))} in {', '.join(units)}"
     note = f'<p class="note">{html.escape(measured)}; relative errors of the methods with paired intervals.</p>'
     everything = folded(f"All {len(wide)} checkpoints", table(list(wide.values()), columns, "None."))
     title = '<h3 id="losses">Loss at the end of every trajectory</h3>'
@@ -153,7 +159,7 @@ def losses(measurements: pl.DataFrame, caption: str) -> str:
 
 def task_scores(measurements: pl.DataFrame) -> str:
     """Scores of tasks, plain and with standard errors; only at checkpoints where tasks were evaluated."""
-    part = measurements.filter(~pl.col("metric").is_in(["cross_entropy", "kl", "top1_agreement"]))
+    part = rows_in(measurements, TASK)
     columns = {
         "trajectory": None,
         "step": lambda row: str(row["step"]),
@@ -236,6 +242,13 @@ def _cell(value) -> str:
 def _is_number(text: str) -> bool:
     version = re.match(r"[0-9]+\.[0-9]+\.", text)
     return text == DASH or bool(re.match(r"[-+]?[0-9]", text) and not version)
+
+
+def _error(row: dict | None) -> str:
+    """The error of a row of `measurements` with its interval; the plain difference where there is no relative one."""
+    if row is None:
+        return DASH
+    return interval(row) if row["relative"] is not None else f"{row['difference']:+.4f}"
 
 
 def _reference(row: dict) -> str:
