@@ -24,6 +24,7 @@ NUMBERS = ("value", "stderr", "baseline", "difference", "relative", "lower", "up
 ORIGIN = ("parameters", "bytes", "source", "revision", "peak_learning_rate")
 CHECKPOINTS = ("trajectory", "checkpoint", "parent", *POINT, *ORIGIN)
 MEASUREMENTS = ("study", "trajectory", "checkpoint", *POINT, *RECIPE, "metric", "dataset", *NUMBERS, "n", "dtype")
+SCHEDULES = ("trajectory", "step", "tokens", "learning_rate")
 MISSING = ("study", "trajectory", "checkpoint", "method", "stage", "dataset", "reason")
 RELATIVE = ("cross_entropy", "bits_per_byte")  # metrics whose error is a share of the baseline
 CELL = ("trajectory", "checkpoint", "method")
@@ -34,6 +35,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 def tabulate(
     study: str,
     circumstances: Iterable[dict],
+    schedules: Iterable[dict],
     checkpoints: Iterable[str | Path],
     quantized: Iterable[str | Path],
     losses: Iterable[str | Path],
@@ -43,7 +45,7 @@ def tabulate(
     draws: int,
     seed: int,
 ) -> dict[str, pl.DataFrame]:
-    """The tables `checkpoints`, `measurements`, `contrasts`, `missing` and `costs` of a study, rows in a fixed order.
+    """The tables of a study, by name, rows in a fixed order.
 
     `contrasts` compares pairs of cells of `measurements`; `costs` alone holds times.
 
@@ -51,6 +53,8 @@ def tabulate(
         study: name of the study.
         circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
             peak_learning_rate, phase.
+        schedules: learning rates of runs, fine enough to be drawn: {"trajectory", "steps", "tokens", "learning_rate"}
+            each, with lists of equal length.
         checkpoints, quantized: manifests of its checkpoints and quantized cells, refused ones too.
         losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
@@ -70,6 +74,7 @@ def tabulate(
     good = _table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     return {
         "checkpoints": good,
+        "schedules": _schedules(schedules),
         "measurements": measurements,
         "contrasts": contrasts_table(measurements, good, samples, confidence),
         "missing": _table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, MISSING),
@@ -86,6 +91,17 @@ def _table(rows: list[dict], names: tuple[str, ...], order: tuple[str, ...]) -> 
         pl.Series(name, [row.get(name) for row in rows], TYPES.get(name, pl.String), strict=False) for name in names
     ]
     return pl.DataFrame(columns).sort(order, nulls_last=False, maintain_order=True)
+
+
+def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
+    """One row per step of every curve."""
+    columns = ("steps", *SCHEDULES[2:])
+    rows = [
+        dict(zip(SCHEDULES, (curve["trajectory"], *point), strict=True))
+        for curve in curves
+        for point in zip(*(curve[name] for name in columns), strict=True)
+    ]
+    return _table(rows, SCHEDULES, SCHEDULES[:2])
 
 
 def _refused(points: dict, recipes: dict) -> dict[tuple, None]:
@@ -211,6 +227,7 @@ if __name__ == "__main__":
     tables = tabulate(
         snakemake.params.study,
         snakemake.params.circumstances,
+        snakemake.params.schedules,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
         snakemake.params.benchmarks,
         snakemake.params.confidence,

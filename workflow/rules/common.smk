@@ -40,7 +40,7 @@ MACHINE = {"threads": THREADS, "device": DEVICE}
 QUANTIZING = MACHINE | {"dtype": config["compute"]["dtype"], "probe": config["quantize"]["probe"]}
 ENV = "../../envs/trajquant.yaml"
 FIGURES = ["loss_vs_tokens", "error_vs_tokens", "baseline_vs_quantized", "errors_by_method", "tasks"]
-TABLES = ["checkpoints", "measurements", "contrasts", "missing", "costs"]
+TABLES = ["checkpoints", "schedules", "measurements", "contrasts", "missing", "costs"]
 
 CHECKPOINT = f"{RESOURCES}/checkpoints/{{trajectory}}/{{checkpoint}}"
 QUANTIZED = f"{RESULTS}/quantized/{{trajectory}}/{{checkpoint}}/{{method}}"

@@ -9,6 +9,7 @@ rule plot:
     input:
         measurements=f"{RESULTS}/tables/{{study}}/measurements.parquet",
         checkpoints=f"{RESULTS}/tables/{{study}}/checkpoints.parquet",
+        schedules=f"{RESULTS}/tables/{{study}}/schedules.parquet",
     output:
         svg=report(
             f"{RESULTS}/figures/{{study}}/{{figure}}.svg",
@@ -23,7 +24,6 @@ rule plot:
         ENV
     params:
         figure="{figure}",
-        schedules=PLAN.schedules(),
         code=fingerprint("plot"),
     script:
         "../../scripts/plot.py"

@@ -1,4 +1,4 @@
-# tabulate: everything that was measured for a study, as five tables.
+# tabulate: everything that was measured for a study, as tables.
 
 
 rule tabulate:
@@ -18,6 +18,7 @@ rule tabulate:
     params:
         study="{study}",
         circumstances=circumstances,
+        schedules=PLAN.schedules(),
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
