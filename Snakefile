@@ -40,6 +40,7 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report/{STUDY}.html",
+        [f"{RESULTS}/figures/{STUDY}/{figure}.svg" for figure in FIGURES],
 
 
 rule all_prefetched:

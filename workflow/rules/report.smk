@@ -1,4 +1,4 @@
-# report: tables and figures as one self-contained HTML file.
+# report: tables and figures as a notebook and as one self-contained HTML file.
 
 
 localrules:
@@ -8,25 +8,24 @@ localrules:
 rule report:
     input:
         tables=[f"{RESULTS}/tables/{{study}}/{table}.parquet" for table in TABLES],
-        figures=[f"{RESULTS}/figures/{{study}}/{figure}.svg" for figure in FIGURES],
-        manifests=checkpoint_manifests() + quantized_manifests(PLAN.cells),
         captions=["reports/captions/figure.rst", "reports/captions/measurements.rst"],
         template="reports/report.py",
         page="reports/page.html",
         citation="CITATION.cff",
     output:
-        report(
+        html=report(
             f"{RESULTS}/report/{{study}}.html",
             caption="../../reports/captions/report.rst",
             category="Report",
             labels={"study": "{study}"},
         ),
+        notebook=f"{RESULTS}/report/{{study}}.ipynb",
     log:
         f"{RESULTS}/logs/report/{{study}}.log",
     conda:
         ENV
     params:
         title=config["study"]["title"],
-        code=fingerprint("report", "lib/report/pages"),
+        code=fingerprint("report", "plot", "lib/report/tables", "lib/report/captions"),
     script:
         "../../scripts/report.py"
