@@ -90,6 +90,10 @@ def outputs(notebook: dict) -> list:
     return [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
 
 
+def html(output: dict) -> str:
+    return "".join(output["data"]["text/html"])
+
+
 def test_the_page_is_one_file_that_needs_no_network(page):
     bare = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.search(r"https?://", bare)
@@ -104,7 +108,7 @@ def test_the_page_has_all_parts_and_a_table_of_contents(page):
     for part in (*parts, *figures):
         assert f">{part}</a>" in contents
         assert f'id="{part.replace(" ", "-")}"' in page
-    assert re.findall(r'<svg role="img" aria-label="(\w+)"', page) == list(FIGURES)
+    assert re.findall(r'<svg [^>]*aria-label="(\w+)"', page) == list(FIGURES)
     assert page.count("<svg") == len(FIGURES)
 
 
@@ -122,18 +126,16 @@ def rows(page: str, name: str) -> list[list[str]]:
     """Texts of the cells of a table of the page; its first row is the head."""
     from bs4 import BeautifulSoup
 
-    head = BeautifulSoup(page, "html.parser").find("th", id=re.compile(f"^{name}-"))
-    return [
-        [cell.get_text() for cell in row.find_all(["th", "td"])] for row in head.find_parent("table").find_all("tr")
-    ]
+    table = BeautifulSoup(page, "html.parser").find("th", id=re.compile(f"^{name}-")).find_parent("table")
+    return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
 
 
 def test_methods_are_described(page):
-    assert rows(page, "methods")[1:] == [
-        ["awq-gptq-w3", "awq + gptq", "llmcompressor 0.14.0.1", "3", "32", "yes", "3.50"]
-        + ["0.2417 [0.2000, 0.3000]", "corpus docstrings, samples 128", "12"],
-        ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"],
-    ]
+    head, first, second = rows(page, "methods")
+    assert head[:4] == ["recipe", "algorithm", "library", "bits"]
+    assert first[:7] == ["awq-gptq-w3", "awq + gptq", "llmcompressor 0.14.0.1", "3", "32", "yes", "3.50"]
+    assert first[7:] == ["0.2417 [0.2000, 0.3000]", "corpus docstrings, samples 128", "12"]
+    assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"]
 
 
 def test_losses_are_those_of_the_measurements(page, tables):
@@ -147,7 +149,8 @@ def test_losses_are_those_of_the_measurements(page, tables):
     assert low[1:5] == ["2400", "7.37 M", "1.5e-3", f"{base['value']:.4f}"]
     assert low[7].startswith(f"{100 * nf4['relative']:.2f}\u00a0% [")
     assert len(rows(page, "losses")) == 1 + len(two_peaks())
-    assert rows(page, "losses")[1][-2] == "–"
+    (refused,) = (row for row in rows(page, "losses") if row[:2] == ["low", "400"])
+    assert refused[7] == "–"
 
 
 def test_comparisons_scores_costs_and_versions_are_all_there(page, tables):
@@ -186,7 +189,7 @@ def test_the_notebook_runs_again_from_the_tables_alone(tree, notebook, tmp_path)
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     again = json.loads((folder / "made-up.ipynb").read_text())
     assert len(outputs(again)) > len(FIGURES)
-    assert [output["data"] for output in outputs(again)] == [output["data"] for output in outputs(notebook)]
+    assert [html(output) for output in outputs(again)] == [html(output) for output in outputs(notebook)]
 
 
 def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
