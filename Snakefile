@@ -40,6 +40,7 @@ rule all:
     default_target: True
     input:
         PATHS.report(STUDY),
+        [f"{PATHS.figures(STUDY)}/{figure}.svg" for figure in FIGURES],
 
 
 rule all_prefetched:

@@ -6,41 +6,93 @@
 #     name: python3
 # ---
 
+# %% tags=["parameters"]
+study = "demo"
+title = ""
+tables = "results/tables/demo"  # seen from the root of the clone
+
+# %%
+import os
+from pathlib import Path
+
+clone = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "Snakefile").is_file())
+os.chdir(clone)  # Jupyter starts in the notebook's own folder
+
 # %%
 import polars as pl
+from IPython.display import display
 
-from scripts.lib.report import findings, pages
-from scripts.lib.runtime.manifests import read
+from scripts import plot
+from scripts.lib.analysis.metrics import TASK, rows_in
+from scripts.lib.report import figures, findings
+from scripts.lib.report import tables as show
+from scripts.lib.report.captions import caption
 
-# %% tags=["parameters"]
-study = ""
-title = ""
-tables = {}  # path by name
-figures = {}  # path of the SVG by name
-captions = {}  # text by name of figure or table
-manifests = []  # manifests of checkpoints and quantized cells
-citation = ""  # path of CITATION.cff
+checkpoints = pl.read_parquet(f"{tables}/checkpoints.parquet")
+schedules = pl.read_parquet(f"{tables}/schedules.parquet")
+measurements = pl.read_parquet(f"{tables}/measurements.parquet")
+contrasts = pl.read_parquet(f"{tables}/contrasts.parquet")
+methods = pl.read_parquet(f"{tables}/methods.parquet")
+missing = pl.read_parquet(f"{tables}/missing.parquet")
+costs = pl.read_parquet(f"{tables}/costs.parquet")
+versions = pl.read_parquet(f"{tables}/versions.parquet")
 
-# %%
-table = {name: pl.read_parquet(path) for name, path in tables.items()}
-checkpoints, measurements, contrasts = table["checkpoints"], table["measurements"], table["contrasts"]
-described = [read(path) for path in manifests]
-pages.show(pages.heading(title, study, checkpoints, measurements, table["missing"]))
+show.heading(title, study, checkpoints, measurements, missing)
 
 # %% [markdown]
 # ## Finding
 
 # %%
-for corpus in findings.corpora(measurements):
-    pages.show(pages.boxed(findings.finding(measurements, checkpoints, contrasts, corpus)))
-pages.show(pages.contrasts_html(contrasts))
+corpora = findings.corpora(measurements)
+for corpus in corpora:
+    display(show.boxed(findings.finding(measurements, checkpoints, contrasts, corpus)))
+if not corpora:
+    display(show.boxed("Nothing is measured yet."))
+
+# %% [markdown]
+# In the comparisons behind it errors are relative and brackets are paired intervals. An error is called higher or lower
+# if the interval of the difference, from the same resampled documents for both cells, leaves out zero.
+
+# %%
+show.folded(f"All {len(contrasts)} comparisons", show.compared(contrasts))
 
 # %% [markdown]
 # ## Figures
+#
+# ### Loss vs tokens
 
 # %%
-for name, path in figures.items():
-    pages.show(pages.figure(name, path, captions[name]))
+figures.use_style()
+figure = plot.loss_vs_tokens(measurements, checkpoints, schedules)
+figures.inline(figure, "loss_vs_tokens", caption(study, "figure", "loss_vs_tokens"))
+
+# %% [markdown]
+# ### Error vs tokens
+
+# %%
+figure = plot.error_vs_tokens(measurements, checkpoints, schedules)
+figures.inline(figure, "error_vs_tokens", caption(study, "figure", "error_vs_tokens"))
+
+# %% [markdown]
+# ### Baseline vs quantized
+
+# %%
+figure = plot.baseline_vs_quantized(measurements, checkpoints, schedules)
+figures.inline(figure, "baseline_vs_quantized", caption(study, "figure", "baseline_vs_quantized"))
+
+# %% [markdown]
+# ### Errors by method
+
+# %%
+figure = plot.errors_by_method(measurements, checkpoints, schedules)
+figures.inline(figure, "errors_by_method", caption(study, "figure", "errors_by_method"))
+
+# %% [markdown]
+# ### Tasks
+
+# %%
+figure = plot.tasks(measurements, checkpoints, schedules)
+figures.inline(figure, "tasks", caption(study, "figure", "tasks"))
 
 # %% [markdown]
 # ## Methods
@@ -49,37 +101,54 @@ for name, path in figures.items():
 # the dequantized weights, averaged over the cells of a method; its range over cells is in brackets.
 
 # %%
-pages.show(pages.methods(described))
+show.described(methods)
 
 # %% [markdown]
 # ## Measurements
+#
+# ### Loss at the end of every trajectory
 
 # %%
-pages.show(pages.losses(measurements, captions["measurements"]))
+measured = f"Loss on {', '.join(corpora)} in {show.units(measurements)}"
+display(show.note(f"{measured}; relative errors of the methods with paired intervals."))
+losses = show.errors(measurements)
+ends = losses.group_by("metric", "dataset", "subset", "trajectory", maintain_order=True).last()
+show.losses("ends", ends)
 
 # %%
-pages.show(pages.task_scores(measurements))
+show.folded(f"All {len(losses)} checkpoints", show.losses("losses", losses))
+
+# %%
+show.note(caption(study, "measurements"))
+
+# %% [markdown]
+# ### Task scores
+
+# %%
+scores = rows_in(measurements, TASK)
+show.folded(f"All {len(scores)} scores", show.task_scores(scores)) if len(scores) else show.task_scores(scores)
 
 # %% [markdown]
 # ## Missing cells
 
 # %%
-pages.show(pages.missing(table["missing"]))
+show.lacking(missing)
 
 # %% [markdown]
 # ## Costs
 
 # %%
-pages.show(pages.costs(table["costs"]))
+display(show.note(f"Sums over jobs; together {show.duration(costs['wall_seconds'].sum())} of job time."))
+show.spent(costs)
 
 # %% [markdown]
 # ## Versions
 
 # %%
-pages.show(pages.versions(described))
+show.used(versions)
 
 # %% [markdown]
 # ## How to cite
 
 # %%
-pages.show(pages.citation(citation))
+show.cited(Path("CITATION.cff"))

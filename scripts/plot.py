@@ -17,14 +17,13 @@ NOTHING_QUANTIZED = "The loss of no quantized model was measured in this study."
 NO_TASKS = "No tasks were evaluated on quantized models in this study."
 
 
-def plot(name: str, measurements: Path, checkpoints: Path, schedules: list[dict], svg: Path, png: Path) -> None:
+def plot(name: str, measurements: Path, checkpoints: Path, schedules: Path, svg: Path, png: Path) -> None:
     """Draw one figure of `FIGURES` and write it as SVG and PNG.
 
     Args:
         name: which figure.
-        measurements, checkpoints: the tables (parquet).
-        schedules: learning rates at full resolution, {"trajectory", "tokens", "learning_rate"} each; a trajectory
-            without one gets its rates from its checkpoints.
+        measurements, checkpoints, schedules: the tables (parquet); a trajectory that is not in `schedules` gets its
+            learning rates from its checkpoints.
         svg, png: output files.
 
     Raises:
@@ -33,11 +32,11 @@ def plot(name: str, measurements: Path, checkpoints: Path, schedules: list[dict]
     if name not in FIGURES:
         raise ValueError(f"there is no figure {name!r}; figures are {', '.join(FIGURES)}")
     figures.use_style()
-    figure = FIGURES[name](pl.read_parquet(measurements), pl.read_parquet(checkpoints), schedules)
+    figure = FIGURES[name](*(pl.read_parquet(path) for path in (measurements, checkpoints, schedules)))
     figures.save(figure, svg, png)
 
 
-def loss_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
+def loss_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: pl.DataFrame) -> Figure:
     """Loss of the baseline and of the 3- and 4-bit models against tokens, the rate as a grey area on a second axis."""
     shown = measurements.filter((pl.col("method") == BASELINE) | pl.col("bits").is_in([3, 4]))
     cells, found, methods = curves.cells_of(shown, CROSS_ENTROPY), tracks(checkpoints), method_order(shown)
@@ -65,7 +64,7 @@ def loss_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedu
     return figure
 
 
-def error_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
+def error_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: pl.DataFrame) -> Figure:
     """Relative error of every method against tokens with its paired interval, the rates in a strip below."""
     cells, found = curves.cells_of(_quantized(measurements), CROSS_ENTROPY), tracks(checkpoints)
     if not cells:
@@ -91,7 +90,7 @@ def error_vs_tokens(measurements: pl.DataFrame, checkpoints: pl.DataFrame, sched
     return figure
 
 
-def baseline_vs_quantized(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
+def baseline_vs_quantized(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: pl.DataFrame) -> Figure:
     """Loss before against loss after quantization, one panel a method, one line a peak rate, and the line x = y."""
     cells, found = curves.cells_of(_quantized(measurements), CROSS_ENTROPY), tracks(checkpoints)
     if not cells:
@@ -118,7 +117,7 @@ def baseline_vs_quantized(measurements: pl.DataFrame, checkpoints: pl.DataFrame,
     return figure
 
 
-def errors_by_method(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
+def errors_by_method(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: pl.DataFrame) -> Figure:
     """Relative errors of all methods: every checkpoint as a dot, the end of every trajectory with its interval."""
     cells, found = curves.cells_of(_quantized(measurements), CROSS_ENTROPY), tracks(checkpoints)
     if not cells:
@@ -135,7 +134,7 @@ def errors_by_method(measurements: pl.DataFrame, checkpoints: pl.DataFrame, sche
     return figure
 
 
-def tasks(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: list[dict]) -> Figure:
+def tasks(measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules: pl.DataFrame) -> Figure:
     """Accuracy drop, or relative error of bits per byte, at the last evaluated checkpoint of every trajectory."""
     shown = rows_of(_quantized(measurements), *(metric for metric in METRICS.values() if metric.drawn))
     if shown.is_empty():
@@ -221,7 +220,7 @@ if __name__ == "__main__":
         snakemake.params.figure,
         Path(snakemake.input.measurements),
         Path(snakemake.input.checkpoints),
-        snakemake.params.get("schedules") or [],
+        Path(snakemake.input.schedules),
         Path(snakemake.output.svg),
         Path(snakemake.output.png),
     )

@@ -1,82 +1,40 @@
-"""report: the tables and figures of a study as one self-contained HTML file, from the notebook template in reports/."""
+"""report: a study's tables and figures as a notebook and as one HTML file, from the notebook template in reports/."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def report(
-    study: str,
-    title: str,
-    tables: list[Path],
-    figures: list[Path],
-    captions: list[Path],
-    manifests: list[Path],
-    template: Path,
-    page: Path,
-    citation: Path,
-    output: Path,
-) -> None:
-    """Execute the notebook template on a study's tables and write the page.
+def report(study: str, title: str, tables: Path, template: Path, page: Path, html: Path, notebook: Path) -> None:
+    """Execute the notebook template on a study's tables; write the notebook with its outputs, and the page.
 
     Args:
         study, title: name of the study and title of the page.
-        tables: parquet files of tabulate; the stem of each is the table's name.
-        figures: SVG files in the order in which they are shown; stems are names.
-        captions: reStructuredText captions, `figure` for all figures and one a table; stems are names.
-        manifests: manifests of checkpoints and quantized cells.
+        tables: folder of the parquet files of tabulate; the notebook names it as seen from the root of the clone.
         template: notebook in jupytext's percent form.
         page: Jinja template of the HTML around the notebook.
-        citation: CITATION.cff.
-        output: the HTML file.
+        html, notebook: output files.
 
     Raises:
         papermill.PapermillExecutionError: a cell of the template failed; the message shows the cell and the error.
     """
-    parameters = {
-        "study": study,
-        "title": title,
-        "tables": _by_stem(tables),
-        "figures": _by_stem(figures),
-        "captions": {
-            **{path.stem: caption(path, study) for path in captions if path.stem != "figure"},
-            **{path.stem: caption(_only(captions, "figure"), study, path.stem) for path in figures},
-        },
-        "manifests": [str(path.resolve()) for path in manifests],
-        "citation": str(citation.resolve()),
-    }
+    parameters = {"study": study, "title": title, "tables": os.path.relpath(tables, ROOT)}
     with tempfile.TemporaryDirectory() as scratch, _own_settings(Path(scratch)):
-        body = _execute(template, parameters, Path(scratch))
-    output.write_text(_in_page(body, title, page))
-
-
-def caption(path: Path, study: str, figure: str | None = None) -> str:
-    """A caption's text, with `snakemake.wildcards` filled in as Snakemake's own report does."""
-    import jinja2
-
-    job = SimpleNamespace(wildcards=SimpleNamespace(study=study, figure=figure))
-    return jinja2.Template(path.read_text()).render(snakemake=job).strip()
-
-
-def _only(paths: list[Path], stem: str) -> Path:
-    return next(path for path in paths if path.stem == stem)
-
-
-def _by_stem(paths: list[Path]) -> dict[str, str]:
-    return {path.stem: str(path.resolve()) for path in paths}
+        executed = _execute(template, parameters, Path(scratch))
+    notebook.write_text(_as_json(executed))
+    html.write_text(_in_page(_as_html(executed), title, page))
 
 
 @contextmanager
 def _own_settings(folder: Path) -> Iterator[None]:
-    """Keep IPython and Jupyter out of the home folder, which may not be writable; let the kernel import `scripts`."""
+    """Keep IPython and Jupyter out of the home folder, which may not be writable."""
     names = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    settings = {**{name: str(folder / name.lower()) for name in names}, "PYTHONPATH": paths}
+    settings = {name: str(folder / name.lower()) for name in names}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -86,18 +44,56 @@ def _own_settings(folder: Path) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _execute(template: Path, parameters: dict, scratch: Path) -> str:
-    """Run the template and return its outputs and text as HTML without its code."""
+def _execute(template: Path, parameters: dict, scratch: Path):
+    """Run the template from the root of the clone and return the notebook, without times and paths of this run."""
     import jupytext
     import papermill
-    from nbconvert import HTMLExporter
 
     source, executed = scratch / "template.ipynb", scratch / "executed.ipynb"
     jupytext.write(jupytext.read(template), source)
     options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(ROOT), "request_save_on_cell_execute": False}
     notebook = papermill.execute_notebook(str(source), str(executed), parameters, **options)
-    exporter = HTMLExporter(template_name="basic", exclude_input=True)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        for shown in (output.data for output in cell.get("outputs", []) if "data" in output):
+            if "text/html" in shown:
+                shown.pop("text/plain", None)  # which names addresses in memory
+    for part in (notebook, *notebook.cells):
+        for name in ("papermill", "execution"):
+            part.metadata.pop(name, None)
+    return notebook
+
+
+def _as_json(notebook) -> str:
+    import nbformat
+
+    return nbformat.writes(notebook) + "\n"
+
+
+def _as_html(notebook) -> str:
+    """The notebook's outputs and text as HTML, without its code, its tables in the style of the page."""
+    from nbconvert import HTMLExporter
+
+    notebook = deepcopy(notebook)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if "gt_table" in shown.get("text/html", ""):
+                shown["text/html"] = _in_style_of_page(shown["text/html"])
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
     return exporter.from_notebook_node(notebook)[0]
+
+
+def _in_style_of_page(text: str) -> str:
+    """Tables of great_tables without the style sheet that each brings, in a frame that scrolls."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(text, "html.parser")
+    for sheet in soup.find_all("style"):
+        sheet.decompose()
+    for table in soup.find_all("table", class_="gt_table"):
+        table.parent.attrs = {"class": "scroll"}
+    return str(soup)
 
 
 def _in_page(body: str, title: str, page: Path) -> str:
@@ -119,7 +115,7 @@ if __name__ == "__main__":
     report(
         snakemake.wildcards.study,
         snakemake.params.title,
-        *([Path(p) for p in snakemake.input[name]] for name in ("tables", "figures", "captions", "manifests")),
-        *(Path(snakemake.input[name]) for name in ("template", "page", "citation")),
-        Path(snakemake.output[0]),
+        Path(snakemake.input.tables[0]).parent,
+        *(Path(snakemake.input[name]) for name in ("template", "page")),
+        *(Path(snakemake.output[name]) for name in ("html", "notebook")),
     )

@@ -13,7 +13,17 @@ from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS
-from scripts.lib.analysis.tables import CELL, CHECKPOINTS, MEASUREMENTS, MISSING, NUMBERS, POINT, RECIPE, table
+from scripts.lib.analysis.tables import (
+    CELL,
+    CHECKPOINTS,
+    MEASUREMENTS,
+    MISSING,
+    NUMBERS,
+    POINT,
+    RECIPE,
+    SCHEDULES,
+    table,
+)
 from scripts.lib.runtime import manifests
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
@@ -24,6 +34,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 def tabulate(
     study: str,
     circumstances: Iterable[dict],
+    schedules: Iterable[dict],
     checkpoints: Iterable[str | Path],
     quantized: Iterable[str | Path],
     losses: Iterable[str | Path],
@@ -41,6 +52,8 @@ def tabulate(
         study: name of the study.
         circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
             peak_learning_rate, phase.
+        schedules: learning rates of runs, fine enough to be drawn: {"trajectory", "steps", "tokens", "learning_rate"}
+            each, with lists of equal length.
         checkpoints, quantized: manifests of its checkpoints and quantized cells, refused ones too.
         losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
@@ -60,6 +73,7 @@ def tabulate(
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     return {
         "checkpoints": good,
+        "schedules": _schedules(schedules),
         "measurements": measurements,
         "contrasts": contrasts_table(measurements, good, samples, confidence),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
@@ -71,6 +85,16 @@ def tabulate(
 
 def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
     return {tuple(item[name] for name in names): item for item in items}
+
+
+def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
+    """One row per step of every curve."""
+    rows = [
+        dict(zip(SCHEDULES, (curve["trajectory"], *point), strict=True))
+        for curve in curves
+        for point in zip(*(curve[name] for name in ("steps", "tokens", "learning_rate")), strict=True)
+    ]
+    return table(rows, SCHEDULES, ("trajectory", "step"))
 
 
 def _refused(points: dict, recipes: dict) -> dict[tuple, None]:
@@ -188,6 +212,7 @@ if __name__ == "__main__":
     tables = tabulate(
         snakemake.params.study,
         snakemake.params.circumstances,
+        snakemake.params.schedules,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
         snakemake.params.benchmarks,
         snakemake.params.confidence,

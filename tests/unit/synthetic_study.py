@@ -33,7 +33,7 @@ class Study:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
         found = {name: getattr(self, name) for name in names}
-        return {"study": "made-up", **found, "confidence": 0.95, "draws": draws, "seed": 1}
+        return {"study": "made-up", "schedules": [], **found, "confidence": 0.95, "draws": draws, "seed": 1}
 
 
 def two_peaks() -> list[Point]:

@@ -7,7 +7,7 @@ import pytest
 from scripts import evaluate_loss, evaluate_tasks
 from scripts.lib.analysis import measures, metrics
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, LOSS_METRICS, METRICS, Part, error_of, rows_in, rows_of
-from scripts.lib.report.pages import losses
+from scripts.lib.report.tables import errors, losses
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import two_peaks, write_study
 
@@ -118,5 +118,9 @@ def test_a_new_part_reaches_the_tables_and_the_report_and_changes_nothing_else(t
     assert row["value"] == pytest.approx(frame["nll"].sum() / frame["tokens"].sum())
     assert row["lower"] < row["relative"] < row["upper"]
     assert after["contrasts"].select("kind", "relative").equals(before["contrasts"].select("kind", "relative"))
-    assert "late windows" in losses(after["measurements"], "")
-    assert "tokens of" not in losses(before["measurements"], "")
+    shown = {
+        when: losses("all", errors(part["measurements"])).as_raw_html()
+        for when, part in (("before", before), ("after", after))
+    }
+    assert "late windows" in shown["after"]
+    assert "tokens of" not in shown["before"]

@@ -9,6 +9,7 @@ from scripts.plot import FIGURES, method_order, plot
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import METHODS, two_peaks, write_study
 
+NO_SCHEDULES = pl.DataFrame(schema={"trajectory": pl.String, "tokens": pl.Int64, "learning_rate": pl.Float64})
 Tables = dict[str, pl.DataFrame]
 
 
@@ -17,12 +18,13 @@ def tables(tmp_path_factory) -> Tables:
     return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments(draws=50))
 
 
-def draw(folder: Path, name: str, measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules=()) -> str:
+def draw(folder: Path, name: str, measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules=None) -> str:
     folder.mkdir(exist_ok=True)
     measurements.write_parquet(folder / "m.parquet")
     checkpoints.write_parquet(folder / "c.parquet")
+    (NO_SCHEDULES if schedules is None else schedules).write_parquet(folder / "s.parquet")
     paths = (folder / f"{name}.svg", folder / f"{name}.png")
-    plot(name, folder / "m.parquet", folder / "c.parquet", list(schedules), *paths)
+    plot(name, *(folder / f"{table}.parquet" for table in "mcs"), *paths)
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     return paths[0].read_text()
 
@@ -88,9 +90,10 @@ def test_axes_say_whether_they_are_relative(tables, tmp_path):
 
 
 def test_schedules_are_drawn_at_full_resolution(tables, tmp_path):
-    schedule = {"trajectory": "low", "tokens": list(range(0, 7_000_000, 10_000)), "learning_rate": [1e-3, 5e-4] * 350}
+    tokens = range(0, 7_000_000, 10_000)
+    schedule = pl.DataFrame({"trajectory": "low", "tokens": tokens, "learning_rate": [1e-3, 5e-4] * 350})
     plain = draw(tmp_path, "error_vs_tokens", tables["measurements"], tables["checkpoints"])
-    fine = draw(tmp_path, "error_vs_tokens", tables["measurements"], tables["checkpoints"], [schedule])
+    fine = draw(tmp_path, "error_vs_tokens", tables["measurements"], tables["checkpoints"], schedule)
     assert len(fine) > len(plain) + 10_000
 
 

@@ -1,51 +1,97 @@
+import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from scripts.plot import FIGURES, plot
-from scripts.report import caption, report
+from scripts.lib.report.captions import caption
+from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import two_peaks, write_loss, write_study
 
-REPORTS = Path("reports")
+ROOT = Path(__file__).parents[2]
+CAPTIONS = sorted((ROOT / "reports/captions").glob("*.rst"))
 CITATION = "title: trajquant\nversion: 0.1.0\nauthors:\n  - {given-names: Ada, family-names: Lovelace}\n"
+REPORT = """
+from pathlib import Path
+from scripts.report import report
+pages = [Path("reports/report.py"), Path("reports/page.html")]
+outputs = [Path("results/report/made-up.html"), Path("results/report/made-up.ipynb")]
+report("made-up", "A made-up study", Path("results/tables/made-up"), *pages, *outputs)
+"""
+METHODS = pl.DataFrame(
+    {
+        **{"method": ["awq-gptq-w3", "mixed"], "algorithm": ["gptq", "gguf"], "transform": ["awq", None]},
+        **{"library": ["llmcompressor", "gguf"], "package_version": ["0.14.0.1", None], "bits": [3, None]},
+        **{"group_size": [32, 256], "symmetric": [True, False], "bits_per_weight": [3.5, 4.25]},
+        **{"weight_error": [0.24168, 0.1], "weight_error_lowest": [0.2, 0.1], "weight_error_highest": [0.3, 0.1]},
+        **{"calibration": ["corpus docstrings, samples 128", None], "cells": [12, 2]},
+    }
+)
+VERSIONS = pl.DataFrame({"package": ["torch"], "version": ["2.13.0"], "used_for": ["models"]})
+Tables = dict[str, pl.DataFrame]
 
 
-def render(folder: Path, points: list, **options) -> str:
-    """The report of a made-up study, with one refused cell if there is a quantized one."""
+def made_up(folder: Path, points: list, **options) -> Tables:
+    """The tables of a made-up study, with one refused cell."""
     study = write_study(folder, points, documents=40, **options)
     write_loss(study, (*points[0][:2], "nf4"), 1.0, 0.0, 0, status="refused", reason="loss is <not> finite")
-    for name, table in tabulate(**study.arguments(draws=100)).items():
-        table.write_parquet(folder / f"{name}.parquet")
-    for name in FIGURES:
-        plot(name, folder / "measurements.parquet", folder / "checkpoints.parquet", [], *_images(folder, name))
+    return {**tabulate(**study.arguments(draws=100)), "methods": METHODS, "versions": VERSIONS}
+
+
+def clone(folder: Path, tables: Tables) -> Path:
+    """A clone that holds nothing of a study but its tables."""
+    for name in ("scripts", "reports"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "published"))
+    shutil.copy(ROOT / "Snakefile", folder)
     (folder / "CITATION.cff").write_text(CITATION)
-    report(
-        "made-up",
-        "A made-up study",
-        sorted(folder.glob("*.parquet")),
-        [folder / f"{name}.svg" for name in FIGURES],
-        sorted((REPORTS / "captions").glob("*.rst")),
-        [*study.checkpoints, *study.quantized],
-        REPORTS / "report.py",
-        REPORTS / "page.html",
-        folder / "CITATION.cff",
-        folder / "report.html",
-    )
-    return (folder / "report.html").read_text()
+    for name in ("tables/made-up", "report"):
+        (folder / "results" / name).mkdir(parents=True)
+    for name, table in tables.items():
+        table.write_parquet(folder / f"results/tables/made-up/{name}.parquet")
+    return folder
 
 
-def _images(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / f"{name}.svg", folder / f"{name}.png"
+def render(folder: Path, tables: Tables) -> str:
+    """The page of these tables, made in a clone in which its notebook lies too."""
+    subprocess.run([sys.executable, "-c", REPORT], cwd=clone(folder, tables), check=True)
+    return (folder / "results/report/made-up.html").read_text()
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> str:
-    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("report")
+def tables(tmp_path_factory) -> Tables:
+    return made_up(tmp_path_factory.mktemp("study"), two_peaks())
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory, tables) -> Path:
+    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("clone")
     patch.setenv("HOME", "/proc/no-home")
-    yield render(folder, two_peaks())
+    render(folder, tables)
     patch.undo()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tree) -> str:
+    return (tree / "results/report/made-up.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def notebook(tree) -> dict:
+    return json.loads((tree / "results/report/made-up.ipynb").read_text())
+
+
+def outputs(notebook: dict) -> list:
+    return [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+
+
+def html(output: dict) -> str:
+    return "".join(output["data"]["text/html"])
 
 
 def test_the_page_is_one_file_that_needs_no_network(page):
@@ -58,11 +104,11 @@ def test_the_page_is_one_file_that_needs_no_network(page):
 def test_the_page_has_all_parts_and_a_table_of_contents(page):
     parts = ("Finding", "Figures", "Methods", "Measurements", "Missing cells", "Costs", "Versions", "How to cite")
     contents = page[page.index("<nav") : page.index("</nav>")]
-    for part in parts:
+    figures = [name.replace("_", " ").capitalize() for name in FIGURES]
+    for part in (*parts, *figures):
         assert f">{part}</a>" in contents
         assert f'id="{part.replace(" ", "-")}"' in page
-    for name in FIGURES:
-        assert f'href="#{name}"' in contents
+    assert re.findall(r'<svg [^>]*aria-label="(\w+)"', page) == list(FIGURES)
     assert page.count("<svg") == len(FIGURES)
 
 
@@ -76,8 +122,48 @@ def test_missing_cells_are_listed_with_their_reasons_escaped(page):
     assert "loss is &lt;not&gt; finite" in page
 
 
+def rows(page: str, name: str) -> list[list[str]]:
+    """Texts of the cells of a table of the page; its first row is the head."""
+    from bs4 import BeautifulSoup
+
+    table = BeautifulSoup(page, "html.parser").find("th", id=re.compile(f"^{name}-")).find_parent("table")
+    return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+
+
+def test_methods_are_described(page):
+    head, first, second = rows(page, "methods")
+    assert head[:4] == ["recipe", "algorithm", "library", "bits"]
+    assert first[:7] == ["awq-gptq-w3", "awq + gptq", "llmcompressor 0.14.0.1", "3", "32", "yes", "3.50"]
+    assert first[7:] == ["0.2417 [0.2000, 0.3000]", "corpus docstrings, samples 128", "12"]
+    assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"]
+
+
+def test_losses_are_those_of_the_measurements(page, tables):
+    head, *ends = rows(page, "ends")
+    assert head[:5] == ["trajectory", "step", "tokens", "learning rate", "baseline loss"]
+    assert head[5:] == ["gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"]
+    assert [row[0] for row in ends] == sorted({point[0] for point in two_peaks()})
+    cell = {"trajectory": "low", "step": 2400, "metric": "cross_entropy"}
+    base, nf4 = (tables["measurements"].filter(**cell, method=name).row(0, named=True) for name in ("none", "nf4"))
+    (low,) = (row for row in ends if row[0] == "low")
+    assert low[1:5] == ["2400", "7.37 M", "1.5e-3", f"{base['value']:.4f}"]
+    assert low[7].startswith(f"{100 * nf4['relative']:.2f}\u00a0% [")
+    assert len(rows(page, "losses")) == 1 + len(two_peaks())
+    (refused,) = (row for row in rows(page, "losses") if row[:2] == ["low", "400"])
+    assert refused[7] == "–"
+
+
+def test_comparisons_scores_costs_and_versions_are_all_there(page, tables):
+    assert len(rows(page, "comparisons")) == 1 + len(tables["contrasts"])
+    tasks = tables["measurements"].filter(~pl.col("metric").is_in(["cross_entropy", "kl", "top1_agreement"]))
+    assert len(rows(page, "scores")) == 1 + len(tasks)
+    assert {row[0] for row in rows(page, "costs")[1:]} == set(tables["costs"]["rule"])
+    assert rows(page, "versions")[1] == ["torch", "2.13.0", "models"]
+    assert rows(page, "versions")[2][::2] == ["Python", "this report"]
+
+
 def test_code_is_hidden_and_sources_are_cited(page):
-    assert "pages.show" not in page
+    assert "read_parquet" not in page
     assert "arXiv:2510.06213" in page
     assert "Ada Lovelace: trajquant, version 0.1.0." in page
 
@@ -87,18 +173,44 @@ def test_ids_are_unique(page):
     assert len(ids) == len(set(ids))
 
 
+def test_the_notebook_shows_its_code_and_names_no_path_of_this_machine(tree, notebook):
+    text = json.dumps(notebook)
+    assert "pl.read_parquet" in text
+    assert 'tables = \\"results/tables/made-up\\"' in text
+    for path in (tree, ROOT, Path(sys.prefix), Path.home()):
+        assert f"{path}/" not in text
+    assert not [output for output in outputs(notebook) if output["output_type"] in ("stream", "error")]
+
+
+def test_the_notebook_runs_again_from_the_tables_alone(tree, notebook, tmp_path):
+    shutil.copytree(tree, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("__pycache__", "*.html"))
+    folder = tmp_path / "elsewhere/results/report"
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", "made-up.ipynb"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    again = json.loads((folder / "made-up.ipynb").read_text())
+    assert len(outputs(again)) > len(FIGURES)
+    assert [html(output) for output in outputs(again)] == [html(output) for output in outputs(notebook)]
+
+
 def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
-    text = render(tmp_path, two_peaks()[:1], tasks=False)
+    text = render(tmp_path / "clone", made_up(tmp_path / "study", two_peaks()[:1], tasks=False))
     assert "No decay of the learning rate can be compared" in text
     assert "No tasks were evaluated" in text
 
 
-@pytest.mark.parametrize("path", sorted((REPORTS / "captions").glob("*.rst")), ids=lambda path: path.stem)
+def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):
+    text = render(tmp_path, {name: table.clear() for name, table in tables.items()})
+    assert "nothing measured yet" in text
+    assert "Nothing is measured yet." in text
+    for said in ("There is nothing to compare", "No cell was quantized", "No loss was measured", "No cell is missing"):
+        assert said in text
+
+
+@pytest.mark.parametrize("path", CAPTIONS, ids=lambda path: path.stem)
 def test_captions_name_the_study(path):
     for figure in FIGURES:
-        assert "study demo" in caption(path, "demo", figure)
+        assert "study demo" in caption("demo", path.stem, figure)
 
 
 def test_every_figure_has_a_caption_of_its_own():
-    texts = {caption(REPORTS / "captions/figure.rst", "demo", figure) for figure in FIGURES}
-    assert len(texts) == len(FIGURES)
+    assert len({caption("demo", "figure", figure) for figure in FIGURES}) == len(FIGURES)

@@ -29,6 +29,16 @@ def test_columns_are_those_of_the_design(study):
     assert tables["missing"].is_empty()
 
 
+def test_schedules_become_one_row_per_step(study):
+    curves = [
+        {"trajectory": "b", "steps": [0, 5], "tokens": [0, 5120], "learning_rate": [0.0, 1e-3]},
+        {"trajectory": "a", "steps": [3], "tokens": [3072], "learning_rate": [2e-3]},
+    ]
+    table = tabulate(**study.arguments() | {"schedules": curves})["schedules"]
+    assert table.columns == ["trajectory", "step", "tokens", "learning_rate"]
+    assert table.rows() == [("a", 3, 3072, 2e-3), ("b", 0, 0, 0.0), ("b", 5, 5120, 1e-3)]
+
+
 def test_a_loss_row_holds_the_relative_error_within_its_interval(study):
     tables = tabulate(**study.arguments())
     (row,) = rows(tables["measurements"], metric="cross_entropy")

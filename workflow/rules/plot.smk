@@ -9,6 +9,7 @@ rule plot:
     input:
         measurements=f"{PATHS.tables()}/measurements.parquet",
         checkpoints=f"{PATHS.tables()}/checkpoints.parquet",
+        schedules=f"{PATHS.tables()}/schedules.parquet",
     output:
         svg=report(
             f"{PATHS.figures()}/{{figure}}.svg",
@@ -23,7 +24,6 @@ rule plot:
         ENV
     params:
         figure="{figure}",
-        schedules=PLAN.schedules(),
         code=fingerprint("plot"),
     script:
         "../../scripts/plot.py"

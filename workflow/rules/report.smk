@@ -1,4 +1,4 @@
-# report: tables and figures as one self-contained HTML file.
+# report: tables and figures as a notebook and as one self-contained HTML file.
 
 
 localrules:
@@ -8,19 +8,18 @@ localrules:
 rule report:
     input:
         tables=[f"{PATHS.tables()}/{table}.parquet" for table in TABLES],
-        figures=[f"{PATHS.figures()}/{figure}.svg" for figure in FIGURES],
-        manifests=checkpoint_manifests() + quantized_manifests(PLAN.cells),
         captions=[f"reports/captions/{name}.rst" for name in ["figure", *TABLES]],
         template="reports/report.py",
         page="reports/page.html",
         citation="CITATION.cff",
     output:
-        report(
+        html=report(
             PATHS.report(),
             caption="../../reports/captions/report.rst",
             category="Report",
             labels={"study": "{study}"},
         ),
+        notebook=PATHS.notebook(),
     log:
         f"{PATHS.logs('report')}/{{study}}.log",
     conda:

@@ -18,6 +18,7 @@ rule tabulate:
     params:
         study="{study}",
         circumstances=circumstances,
+        schedules=PLAN.schedules(),
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],

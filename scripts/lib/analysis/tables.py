@@ -38,6 +38,11 @@ MEASUREMENTS = {
     **_columns("n", kind=pl.Int64),
     **_columns("dtype"),
 }
+SCHEDULES = {  # learning rates along each run, fine enough to be drawn
+    **_columns("trajectory"),
+    **_columns("step", "tokens", kind=pl.Int64),
+    **_columns("learning_rate", kind=pl.Float64),
+}
 MISSING = _columns("study", *CELL, "stage", "dataset", "reason")
 METHODS = {
     **_columns("method", "algorithm", "transform", "library", "package_version"),
@@ -50,6 +55,7 @@ METHODS = {
 VERSIONS = _columns("package", "version", "used_for")
 TABLES = {
     "checkpoints": CHECKPOINTS,
+    "schedules": SCHEDULES,
     "measurements": MEASUREMENTS,
     "contrasts": CONTRASTS,
     "missing": MISSING,

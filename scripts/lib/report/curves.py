@@ -50,11 +50,11 @@ def draw_band(axis, track: Track, curve: pl.DataFrame | None, color) -> None:
         axis.fill_between(x, lower, upper, color=color, alpha=0.2, linewidth=0, zorder=2)
 
 
-def rates_of(track: Track, found: list[Track], schedules: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+def rates_of(track: Track, found: list[Track], schedules: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and learning rates of a track: from its schedule if given, else at its checkpoints."""
-    for schedule in schedules:
-        if schedule["trajectory"] == track.name:
-            return np.asarray(schedule["tokens"]), np.asarray(schedule["learning_rate"])
+    schedule = schedules.filter(pl.col("trajectory") == track.name)
+    if len(schedule):
+        return schedule["tokens"].to_numpy(), schedule["learning_rate"].to_numpy()
     points = track.points
     if track.start:
         parent = next(other for other in found if other.name == track.parent).points
@@ -63,7 +63,7 @@ def rates_of(track: Track, found: list[Track], schedules: list[dict]) -> tuple[n
     return points["tokens"].to_numpy(), points["learning_rate"].to_numpy()
 
 
-def draw_rate_area(axis, members: list[Track], found: list[Track], schedules: list[dict], highest: float):
+def draw_rate_area(axis, members: list[Track], found: list[Track], schedules: pl.DataFrame, highest: float):
     """Learning rates as grey areas behind a panel, on an axis of their own at its right side, which is returned."""
     twin = axis.twinx()
     axis.set_zorder(twin.get_zorder() + 1)
@@ -78,7 +78,7 @@ def draw_rate_area(axis, members: list[Track], found: list[Track], schedules: li
     return twin
 
 
-def draw_rate_lines(axis, found: list[Track], schedules: list[dict], colors: dict, highest: float) -> None:
+def draw_rate_lines(axis, found: list[Track], schedules: pl.DataFrame, colors: dict, highest: float) -> None:
     """Learning rates as lines in the colours of their families, for a strip below a panel."""
     for track in found:
         if track.kind != AVERAGE:

@@ -1,5 +1,8 @@
 """Style of all figures: one width, one set of colours that colour-blind readers can tell apart, reproducible files."""
 
+import html
+import io
+import re
 import warnings
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, short_count, sho
 
 WIDTH = 9.0  # inches; 900 pixels on a page
 PIXELS = 200  # of the PNG, per inch
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # of the SVG
 BASELINE = "none"
 LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
 MARKERS = {TRUNK: "o", BRANCH: "s", AVERAGE: "D"}
@@ -56,9 +60,30 @@ def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(svg, format="svg", metadata=NO_METADATA)
         figure.savefig(png, format="png", dpi=PIXELS, metadata={"Software": None})
     plt.close(figure)
+
+
+def inline(figure: Figure, name: str, caption: str):
+    """A figure with its caption as HTML in a notebook, and close it.
+
+    The SVG is that of `save`, but as wide as the page, and with ids of its own so that no two figures share any.
+    """
+    from IPython.display import HTML
+
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    plt.close(figure)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*pt"', "", opening)
+    opening = opening.replace("<svg ", f'<svg role="img" aria-label="{name}" ')
+    return HTML(f"<figure>{opening}>{rest}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
 def sequence_colors(names: list[str]) -> dict[str, tuple]:

@@ -87,6 +87,10 @@ class Paths:
         """A study's page."""
         return f"{self.results}/report/{study}.html"
 
+    def notebook(self, study: str = "{study}") -> str:
+        """The same page as an executed notebook."""
+        return f"{self.results}/report/{study}.ipynb"
+
     def logs(self, rule: str) -> str:
         """Folder of a rule's logs, one a job, named after its wildcards."""
         return f"{self.results}/logs/{rule}"
