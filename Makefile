@@ -1,4 +1,4 @@
-# The commands that people use; README.md says what each is for.
+# The commands that people use; the READMEs say what each is for.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local

@@ -1,7 +1,7 @@
 # trajquant: at which point of its training does a language model become hard to quantize, and why?
 #   snakemake --profile workflow/profiles/local --configfile config/studies/demo.yaml   (one machine)
 #   snakemake --profile slurm --configfile config/studies/demo.yaml                     (a cluster)
-# What each stage does stands in README.md; every config key in config/README.md.
+# What each stage does stands in workflow/README.md; every config key in config/README.md.
 
 
 configfile: "config/default.yaml"

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from scripts.lib.analysis.tracks import families, short_count, short_rate, tracks
-from scripts.plot import FIGURES, method_order, plot
+from scripts.plot import FIGURES, NO_TASKS, NOTHING_MEASURED, NOTHING_QUANTIZED, method_order, plot
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import METHODS, two_peaks, write_study
 
@@ -54,34 +54,51 @@ def test_a_figure_is_the_same_every_time_and_keeps_text(tables, tmp_path, name):
     assert not re.search(r"dc:date|matplotlib\.org", first)
 
 
+def empty(name: str) -> str:
+    """What a figure says instead of drawing where no quantized model was measured."""
+    return NO_TASKS if name == "tasks" else NOTHING_QUANTIZED
+
+
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize(
-    "case", ["single checkpoint", "no quantized cell", "missing methods", "nothing", "branch alone"]
-)
-def test_a_figure_survives(tables, tmp_path, name, case):
+@pytest.mark.parametrize("case", ["single checkpoint", "methods missing in one run", "branch alone"])
+def test_a_figure_of_a_part_shows_all_its_methods(tables, tmp_path, name, case):
     measurements, checkpoints = tables["measurements"], tables["checkpoints"]
     match case:
         case "single checkpoint":
             measurements, checkpoints = (t.filter(trajectory="low", step=400) for t in (measurements, checkpoints))
-        case "no quantized cell":
-            measurements = measurements.filter(method="none")
-        case "missing methods":
+        case "methods missing in one run":
             measurements = measurements.filter((pl.col("method") != "nf4") | (pl.col("trajectory") == "high"))
-        case "nothing":
-            measurements = measurements.clear()
         case "branch alone":
             measurements, checkpoints = (t.filter(trajectory="low-cooldown") for t in (measurements, checkpoints))
-    assert "<svg" in draw(tmp_path, name, measurements, checkpoints)
+    svg = draw(tmp_path, name, measurements, checkpoints)
+    if (name, case) == ("tasks", "single checkpoint"):  # no task was evaluated there
+        assert NO_TASKS in svg
+    else:
+        assert {method for method in METHODS if method in svg} == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_quantized_models_only_the_baseline_is_drawn(tables, tmp_path, name):
+    svg = draw(tmp_path, name, tables["measurements"].filter(method="none"), tables["checkpoints"])
+    assert ("none (baseline)" if name == "loss_vs_tokens" else empty(name)) in svg
+    assert not any(method in svg for method in METHODS)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_measurements_a_figure_says_so(tables, tmp_path, name):
+    svg = draw(tmp_path, name, tables["measurements"].clear(), tables["checkpoints"])
+    assert (NOTHING_MEASURED if name == "loss_vs_tokens" else empty(name)) in svg
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "tasks"])
-def test_a_figure_survives_ten_methods_and_many_checkpoints(tables, tmp_path, name):
-    assert "m10" in draw(tmp_path, name, *big(tables))
+def test_all_of_ten_methods_are_shown_at_many_checkpoints(tables, tmp_path, name):
+    svg = draw(tmp_path, name, *big(tables))
+    assert {number for number in range(1, 11) if f">m{number}<" in svg} == set(range(1, 11))
 
 
 def test_a_study_without_tasks_says_so(tables, tmp_path):
     losses = tables["measurements"].filter(metric="cross_entropy")
-    assert "No tasks were evaluated" in draw(tmp_path, "tasks", losses, tables["checkpoints"])
+    assert NO_TASKS in draw(tmp_path, "tasks", losses, tables["checkpoints"])
 
 
 def test_axes_say_whether_they_are_relative(tables, tmp_path):

@@ -1,4 +1,4 @@
-"""README.md and config/README.md are true: what they name exists, what they show is valid, what they command runs."""
+"""The pages for readers are true: what they name exists, what they show is valid, what they command runs."""
 
 import json
 import re
@@ -15,7 +15,12 @@ import yaml
 from scripts.lib.runtime.config_files import read_yaml, validate
 from tests.tools import ROOT, copy_tree
 
-DOCUMENTS = ("README.md", "config/README.md")
+DOCUMENTS = (
+    "README.md",
+    *(f"{folder}/README.md" for folder in ("config", "workflow", "scripts", "tests", "reports")),
+    "CONTRIBUTING.md",
+)
+LONGEST = 200  # lines of README.md, which a newcomer reads whole
 SECTIONS = {
     "config": "Settings",
     "study": "Studies",
@@ -79,6 +84,15 @@ def leaves(node: dict, path: tuple = ()) -> dict[str, object]:
     for key, value in node.items():
         found |= leaves(value, (*path, key)) if isinstance(value, dict) else {".".join((*path, key)): value}
     return found
+
+
+def test_the_first_page_is_short():
+    assert len(read("README.md").splitlines()) <= LONGEST, "move what is not for newcomers to the folder it is about"
+
+
+def test_the_first_page_leads_to_all_others():
+    targets = set(re.findall(r"\]\(([^)#]+)\)", read("README.md")))
+    assert set(DOCUMENTS[1:]) <= targets
 
 
 def test_the_page_of_methods_has_a_row_for_every_method_of_its_study():
@@ -149,8 +163,16 @@ def test_a_file_that_is_shown_fits_its_schema(path):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#]+)\)", read(document)):
-        assert target.startswith("https://") or (ROOT / document).parent.joinpath(target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", read(document)):
+        page = (ROOT / document).parent / target if target else ROOT / document
+        assert target.startswith("https://") or page.exists(), target
+        assert not anchor or anchor in headings(page), f"{target} has no heading #{anchor}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -175,7 +197,7 @@ def rules() -> dict[str, str]:
 
 
 def test_the_stage_table_is_complete_and_true():
-    text = read("README.md").split("\n## Stages")[1].split("\n## ")[0]
+    text = read("workflow/README.md").split("\n## Stages")[1].split("\n## ")[0]
     table = [[cell.strip("`") for cell in row] for row in rows(text)]
     assert {row[0] for row in table} == rules().keys()
     for name, file, script, output, _ in table:
@@ -187,15 +209,38 @@ def test_the_stage_table_is_complete_and_true():
 
 
 def test_every_stage_is_in_the_picture():
-    picture = blocks("README.md", "mermaid")[0]
+    picture = blocks("workflow/README.md", "mermaid")[0]
     assert rules().keys() - set(re.findall(r"\w+", picture)) == {"lineage", "task_documents"}
+
+
+# --- the code --------------------------------------------------------------------------------------------------------
+
+
+def test_every_room_is_in_the_picture_and_described():
+    (picture,) = blocks("scripts/README.md", "mermaid")
+    rooms = {path.parent.name for path in (ROOT / "scripts/lib").glob("*/__init__.py")}
+    assert rooms <= set(re.findall(r"\w+", picture))
+    assert {row[0].strip("`") for row in rows(read("scripts/README.md"))} == rooms
+
+
+def test_a_script_runs_alone_in_a_debugger(tmp_path, tiny_model):
+    tree = copy_tree(tmp_path / "tree")
+    (command,) = re.findall(r"^python -c '\n.*?^'$", read("scripts/README.md"), re.MULTILINE | re.DOTALL)
+    model = tree / re.search(r"resources/[\w./-]+/model", command)[0]
+    model.parent.mkdir(parents=True)
+    model.symlink_to(tiny_model)
+    program = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(program, cwd=tree, text=True, capture_output=True, input="args\ncontinue\n", check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rtn.py" in done.stdout
+    assert "device = 'cpu'" in done.stdout
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
 def commands(program: str) -> list[str]:
-    """Commands of both documents that run a program, without their comments, each once."""
+    """Commands of all documents that run a program, without their comments, each once."""
     lines = [line for document in DOCUMENTS for block in blocks(document, "bash") for line in block.splitlines()]
     return list(dict.fromkeys(re.sub(r"\s+# .*", "", line) for line in lines if line.startswith(f"{program} ")))
 
