@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from scripts.lib.runtime.config_files import ConfigError, load_named, read_yaml, validate
-from scripts.lib.study.config import require_study
+from scripts.lib.study.config import require_one_study, require_study
+from scripts.lib.study.plan import load_plan
 
 TRAJECTORY = read_yaml("config/trajectories/smoke.yaml")
 
@@ -95,6 +96,18 @@ def test_a_tab_or_a_bad_indent_is_shown(tmp_path, text, said):
 def test_without_a_study_the_studies_are_listed():
     with pytest.raises(ConfigError, match=r"no study is named.*demo, methods, olmo2-1b"):
         require_study({}, "config/studies")
+
+
+def test_two_studies_are_named_and_refused(tmp_path):
+    (tmp_path / "more.yaml").write_text("compute: {threads: 2}\n")
+    require_one_study(["config/default.yaml", "config/studies/demo.yaml", Path("config/studies/demo.yaml").resolve()])
+    require_one_study(["config/studies/demo.yaml", tmp_path / "more.yaml"])
+    with pytest.raises(ConfigError, match=r"more than one study is given: \S+demo\.yaml, \S+smoke\.yaml"):
+        require_one_study(["config/studies/demo.yaml", "config/studies/smoke.yaml"])
+    with pytest.raises(ConfigError, match="more than one study is given"):
+        load_plan("demo", "config/studies/smoke.yaml")
+    with pytest.raises(ConfigError, match=r"config/more\.yaml does not exist"):
+        load_plan("demo", "config/more.yaml")
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "recipe"])

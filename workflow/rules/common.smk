@@ -16,6 +16,7 @@ from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.runtime.fingerprints import fingerprint
+from scripts.lib.study.config import require_one_study
 from scripts.lib.study.plan import BASELINE, make_plan
 from scripts.lib.study.recipes import tool_state
 
@@ -27,6 +28,8 @@ elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head
 
 config.update(ordered(config))
 try:
+    if workflow.is_main_process:
+        require_one_study(workflow.configfiles, sys.argv)
     PLAN = make_plan(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None

@@ -9,7 +9,7 @@ from scripts.lib.cluster import disk
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
 from scripts.lib.study import schedules
-from scripts.lib.study.config import require_split, require_study
+from scripts.lib.study.config import require_one_study, require_split, require_study
 from scripts.lib.study.recipes import load_recipe
 from scripts.lib.study.selection import select
 from scripts.lib.study.sizes import Model, size_of_folder, size_of_model, size_of_published
@@ -255,6 +255,7 @@ def load_plan(study: str = "", *more: str) -> Plan:
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
+    require_one_study((path, *more))
     for file in (path, *more):
         update_config(config, read_yaml(file))
     return make_plan(config)
