@@ -42,6 +42,7 @@ def tabulate(
     confidence: float,
     draws: int,
     seed: int,
+    refused: Iterable[dict] = (),
 ) -> dict[str, pl.DataFrame]:
     """The tables `checkpoints`, `measurements`, `contrasts`, `missing` and `costs` of a study, rows in a fixed order.
 
@@ -55,6 +56,7 @@ def tabulate(
         losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
+        refused: cells that were not run: trajectory, checkpoint, method, reason.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
@@ -65,6 +67,7 @@ def tabulate(
     points = {cell: manifest | places[cell] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     missing = _refused(points, recipes)
+    missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
     measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
     good = _table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
@@ -216,6 +219,7 @@ if __name__ == "__main__":
         snakemake.params.confidence,
         snakemake.params.bootstrap,
         snakemake.params.seed,
+        snakemake.params.refused,
     )
     for name, table in tables.items():
         table.write_parquet(snakemake.output[f"{name}_parquet"])

@@ -10,6 +10,7 @@ import yaml
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import load_plan
+from scripts.lib.study.preflight import describe_refused
 
 PROFILE = Path("workflow/profiles/local/config.yaml")
 
@@ -78,6 +79,7 @@ def _notes(forecast: Forecast) -> list[str]:
     else:
         rates = "default numbers are those of a CPU" + (" (`device: auto` may find a GPU)" if device == "auto" else "")
     return [
+        *describe_refused(forecast.plan),
         "A job is done if its output is there; Snakemake also looks whether its inputs changed.",
         f"Times: {rates}.",
         "Measured ones, from benchmark files, hold for the machine and device that ran those jobs, and no other.",

@@ -18,6 +18,7 @@ from scripts.lib.models.folders import weight_files
 from scripts.lib.runtime.fingerprints import fingerprint
 from scripts.lib.study.config import require_one_study
 from scripts.lib.study.plan import BASELINE, make_plan
+from scripts.lib.study.preflight import describe_refused
 from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
@@ -33,6 +34,8 @@ try:
     PLAN = make_plan(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+for line in describe_refused(PLAN) if workflow.is_main_process else []:
+    logger.warning(line)
 
 RESOURCES = config["folders"]["resources"]
 RESULTS = config["folders"]["results"]
@@ -100,6 +103,14 @@ def identity(wildcards):
 def circumstances(wildcards):
     """The place of every checkpoint in its training: step, tokens, learning rate, phase."""
     return [PLAN.describe(*point) for point in PLAN.checkpoints]
+
+
+def refused_cells(wildcards):
+    """The cells that were refused while the study was planned, with the reason."""
+    names = ("trajectory", "checkpoint", "method")
+    return [
+        {name: getattr(cell, name) for name in names} | {"reason": why} for cell, why in sorted(PLAN.refused.items())
+    ]
 
 
 # --- what a study asks for ---------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ rule tabulate:
     params:
         study="{study}",
         circumstances=circumstances,
+        refused=refused_cells,
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],

@@ -10,6 +10,7 @@ from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
 from scripts.lib.study import schedules
 from scripts.lib.study.config import require_one_study, require_split, require_study
+from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
 from scripts.lib.study.selection import select
 from scripts.lib.study.sizes import Model, size_of_folder, size_of_model, size_of_published
@@ -54,6 +55,7 @@ class Plan:
     trajectories: by name, with all that they derive from; branches hold what they inherit.
     recipes: by method, without the baseline.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
+    refused: cells that are left out of the work because their method does not fit their model, with the reason.
     waits_for: which checkpoint has to be measured before another is fetched, as `disk.waits_for` says.
     suites: by name, what `suites.describe` says of them: files of their tasks and of their documents, and the like.
     """
@@ -64,6 +66,7 @@ class Plan:
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
     suites: dict[str, dict] = field(default_factory=dict)
+    refused: dict[Cell, str] = field(default_factory=dict)
     waits_for: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
     @property
@@ -238,6 +241,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
         for suite in block.get("tasks", []):
             _add_suite(plan, suite, folder / "tasks", where)
         _add_cells(plan, block, methods, where)
+    set_aside_refused(plan)
     plan.waits_for = disk.waits_for(plan)
     return plan
 
