@@ -64,7 +64,7 @@ rule all_evaluated:
 
 
 onstart:
-    refuse_what_is_not_pinned()
+    refuse_what_cannot_run()
     heads.claim()
     scheduler.mend()
 

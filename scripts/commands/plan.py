@@ -10,7 +10,7 @@ import yaml
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import load_plan
-from scripts.lib.study.preflight import describe_refused
+from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 
 PROFILE = Path("workflow/profiles/local/config.yaml")
 
@@ -121,6 +121,8 @@ def main() -> None:
     given = parser.parse_args()
     try:
         plan = load_plan(*given.files)
+        require_sources(plan)
+        require_folders(plan)
         at_once = given.jobs or jobs_at_once(plan.config["compute"]["threads"])
         print(describe(make_forecast(plan, at_once)))
     except ConfigError as error:

@@ -1,6 +1,7 @@
-"""Preflight: cells whose method cannot fit their model are set aside while the study is planned."""
+"""Preflight: cells that cannot work are set aside; sources and folders that are not there are named before work."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,9 +10,9 @@ from safetensors.torch import save_file
 from snakemake.utils import update_config
 from torch import zeros
 
-from scripts.lib.runtime.config_files import read_yaml
+from scripts.lib.runtime.config_files import ConfigError, read_yaml
 from scripts.lib.study.plan import BASELINE, make_plan
-from scripts.lib.study.preflight import describe_refused
+from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 
 
 @pytest.fixture
@@ -69,3 +70,33 @@ def test_a_local_model_is_known_by_its_config(folder, tmp_path):
 
 def test_nothing_is_refused_of_what_fits(folder):
     assert not plan(folder, "rtn-w3-g32", "nf4").refused
+
+
+def test_every_glob_that_matches_nothing_is_named_until_the_corpus_is_made(folder, tmp_path):
+    found = plan(folder, "rtn-w3-g32")
+    found.config["folders"] = {"resources": str(tmp_path / "resources"), "results": str(tmp_path / "results")}
+    paths = [f"{tmp_path}/texts/**/*.txt", f"{tmp_path}/*.jsonl"]
+    fractions = {"validation": 0.1, "calibration": 0.1}
+    found.config["corpus"]["smoke"] = {"source": "files", "paths": paths, "fractions": fractions}
+    with pytest.raises(ConfigError) as caught:
+        require_sources(found)
+    assert [f"corpus `smoke`: no file matches {path}" in str(caught.value) for path in paths] == [True, True]
+    (tmp_path / "texts/deep").mkdir(parents=True)
+    (tmp_path / "texts/deep/a.txt").write_text("text")
+    with pytest.raises(ConfigError, match=r"^corpus `smoke`: no file matches \S+jsonl\n.*mend"):
+        require_sources(found)
+    made = tmp_path / "resources/corpora/smoke/manifest.json"
+    made.parent.mkdir(parents=True)
+    made.write_text("{}")
+    require_sources(found)
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):
+    found = plan(folder, "rtn-w3-g32")
+    found.config["folders"] = {"resources": str(tmp_path / "new/resources"), "results": str(tmp_path / "file/results")}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=re.escape(f"folders.results: {tmp_path}/file/results: {tmp_path}/file is a")):
+        require_folders(found)
+    (tmp_path / "file").unlink()
+    require_folders(found)
+    assert not (tmp_path / "new").exists()

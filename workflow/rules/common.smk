@@ -18,7 +18,7 @@ from scripts.lib.models.folders import weight_files
 from scripts.lib.runtime.fingerprints import fingerprint
 from scripts.lib.study.config import require_one_study
 from scripts.lib.study.plan import BASELINE, make_plan
-from scripts.lib.study.preflight import describe_refused
+from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
@@ -32,6 +32,8 @@ try:
     if workflow.is_main_process:
         require_one_study(workflow.configfiles, sys.argv)
     PLAN = make_plan(config)
+    if workflow.is_main_process:
+        require_sources(PLAN)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 for line in describe_refused(PLAN) if workflow.is_main_process else []:

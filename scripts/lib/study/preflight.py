@@ -1,10 +1,13 @@
-"""What can be known to fail before any work: cells that are refused while a study is planned, and why."""
+"""What can be known to fail before any work: cells that are refused, sources and folders that are not there."""
 
+import glob
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 from scripts.lib.models.group_sizes import width_refusal
+from scripts.lib.runtime.config_files import ConfigError
 
 
 def set_aside_refused(plan) -> None:
@@ -37,6 +40,52 @@ def known_widths(plan, name: str) -> dict[str, int]:
         model = trajectory["model"]
     keys = ("hidden_size", "intermediate_size") if trajectory["source"] == "train" else ("hidden_size",)
     return {key: model[key] for key in keys if model.get(key)}
+
+
+def require_sources(plan) -> None:
+    """Refuse a study while files that its corpora are still to be made of are not there.
+
+    Raises:
+        ConfigError: lists all globs that match no file.
+    """
+    resources = Path(plan.config["folders"]["resources"])
+    missing = []
+    for name in sorted(corpora_of(plan)):
+        made = (resources / "corpora" / name / "manifest.json").is_file()
+        for pattern in [] if made else plan.config["corpus"][name].get("paths", []):
+            if not any(os.path.isfile(path) for path in glob.iglob(pattern, recursive=True)):
+                missing.append(f"corpus `{name}`: no file matches {pattern}")
+    if missing:
+        raise ConfigError("\n".join(missing) + "\nmend `paths` (globs, absolute or from the root of the clone)")
+
+
+def corpora_of(plan) -> set[str]:
+    """Names of all corpora from which a study draws text: to train, to calibrate, to probe, to measure a loss."""
+    runs = [plan.trajectories[name] for name in plan.by_source("train")]
+    tokenizers = [plan.tokenizer_definition(run["tokenizer"]) for run in runs]
+    named = [*runs, *tokenizers, *(recipe.get("calibration", {}) for recipe in plan.recipes.values())]
+    losses = {name for names in plan.losses.values() for name in names}
+    probe = plan.config["quantize"]["probe"]["corpus"]
+    return {part["corpus"] for part in named if "corpus" in part} | losses | {probe}
+
+
+def require_folders(plan) -> None:
+    """Refuse a study whose folders cannot be written.
+
+    Raises:
+        ConfigError: lists them, with what is in the way.
+    """
+    problems = []
+    for key, path in plan.config["folders"].items():
+        place = Path(path).absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            problems.append(f"folders.{key}: {path}: {place} is a file")
+        elif not os.access(place, os.W_OK | os.X_OK):
+            problems.append(f"folders.{key}: {path}: {place} cannot be written")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def describe_refused(plan) -> list[str]:
