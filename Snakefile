@@ -65,7 +65,7 @@ rule all_evaluated:
 
 
 onstart:
-    refuse_what_is_not_pinned()
+    refuse_what_cannot_run()
     runs.claim()
     scheduler_repair.mend()
 

@@ -43,6 +43,7 @@ def tabulate(
     confidence: float,
     draws: int,
     seed: int,
+    refused: Iterable[dict] = (),
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
@@ -58,6 +59,7 @@ def tabulate(
         losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
+        refused: cells that were not run: trajectory, checkpoint, method, reason.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
@@ -68,6 +70,7 @@ def tabulate(
     points = {cell: manifest | places[cell] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     missing = _refused(points, recipes)
+    missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
     measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
@@ -218,6 +221,7 @@ if __name__ == "__main__":
         snakemake.params.confidence,
         snakemake.params.bootstrap,
         snakemake.params.seed,
+        snakemake.params.refused,
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

@@ -10,6 +10,7 @@ import yaml
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import config_files, load_plan
+from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 
 PROFILE = Path("workflow/profiles/local/config.yaml")
 
@@ -78,6 +79,7 @@ def _notes(forecast: Forecast) -> list[str]:
     else:
         rates = "default numbers are those of a CPU" + (" (`device: auto` may find a GPU)" if device == "auto" else "")
     return [
+        *describe_refused(forecast.plan),
         "Jobs are Snakemake's own: to do is what it would run now.",
         f"Times: {rates}.",
         "Measured ones, from benchmark files, hold for the machine and device that ran those jobs, and no other.",
@@ -119,6 +121,8 @@ def main() -> None:
     given = parser.parse_args()
     try:
         plan = load_plan(*given.files)
+        require_sources(plan)
+        require_folders(plan)
         at_once = given.jobs or jobs_at_once(plan.config["compute"]["threads"])
         print(describe(make_forecast(plan, config_files(*given.files), at_once)))
     except ConfigError as error:

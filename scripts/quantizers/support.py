@@ -7,6 +7,8 @@ pairs that passed in the study `methods` are in config/recipes/README.md.
 from dataclasses import dataclass
 from math import log2
 
+from scripts.lib.models.group_sizes import width_refusal
+
 ROTATIONS_NEED = "rotations need an RMSNorm directly before the linear layers, to take up its weights; "
 
 
@@ -45,7 +47,6 @@ BLOCKS = {  # transformers model type -> block
         ROTATIONS_NEED + "GPT-NeoX's subtract the mean and have biases",
     ),
 }
-WIDTH_OF = {"mxfp4": 32, "nvfp4": 16} | dict.fromkeys(("q2_k", "q3_k_m", "q4_k_m", "q6_k"), 256)
 
 
 def refusal(recipe: dict, config: dict, widths: dict[str, int], own: bool = False) -> str | None:
@@ -57,12 +58,9 @@ def refusal(recipe: dict, config: dict, widths: dict[str, int], own: bool = Fals
         widths: input columns of each layer that is to be quantized.
         own: whether the model runs by code of its repository.
     """
-    size = recipe.get("group_size", WIDTH_OF.get(recipe["algorithm"], -1))
-    for name, width in widths.items():
-        if recipe["library"] == "llamacpp" and width % size:
-            return f"K-quants need widths that are multiples of {size}, and {name} has {width}"
-        if size > 0 and width % size:
-            return f"group_size {size} does not divide the width {width} of {name}"
+    reason = width_refusal(recipe, widths)
+    if reason:
+        return reason
     if own and recipe["library"] == "autogptq":
         return "auto-gptq is run with transformers 4, for which a repository's own code was not pinned"
     transform = recipe.get("transform")

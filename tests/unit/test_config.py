@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from scripts.lib.runtime.config_files import ConfigError, load_named, read_yaml, validate
-from scripts.lib.study.config import require_study
+from scripts.lib.study.config import require_one_study, require_study
+from scripts.lib.study.plan import load_plan
 
 TRAJECTORY = read_yaml("config/trajectories/smoke.yaml")
 
@@ -31,6 +32,10 @@ def changed(**changes):
         (changed(model__hiden_size=3), "unknown key `model.hiden_size`; did you mean `hidden_size`?"),
         (changed(seed="1"), "`seed`: '1' is not of type 'integer'"),
         (changed(schedule__peak="1e-3"), "`schedule.peak`: '1e-3' is not of type 'number'"),
+        (changed(schedule__peak="5e-3"), "(YAML reads it as text): write 5.0e-3"),
+        (changed(schedule__peak="1.5E6"), "(YAML reads it as text): write 1.5e+6"),
+        (changed(batch_size="1e2"), "(YAML reads it as text): write 100"),
+        (changed(schedule__peak=float("nan")), "`schedule.peak` is nan; write a finite number"),
         (changed(schedule__name="wsdd"), "`schedule.name`: 'wsdd' is not one of constant, wsd, cosine, linear"),
         (changed(schedule__name="wsd"), "`schedule`: 'decay' is a required property"),
         (changed(source="loca"), "`source`: 'loca' is not one of train, hub, local, average"),
@@ -60,9 +65,49 @@ def test_yaml_that_is_none(tmp_path):
         read_yaml(tmp_path / "b.yaml")
 
 
+def test_all_mistakes_of_a_file_are_said_at_once():
+    with pytest.raises(ConfigError) as caught:
+        validate(changed(seed="1", kep=[1], schedule__peak="x"), "trajectory", "run.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("run.yaml: ") for line in lines)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: {b: [1.0, .nan]}\nc: -.inf\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: `a\.b\.1` is nan, `c` is -inf; write a finite number"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a:\n\tb: 1\n", "line 2, column 1: a tab; indent with spaces\n    \tb: 1\n    ^"),
+        ("a: 1\n  b: 2\n", "line 2, column 4: mapping values are not allowed here\n      b: 2\n       ^"),
+    ],
+)
+def test_a_tab_or_a_bad_indent_is_shown(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert said in str(caught.value)
+
+
 def test_without_a_study_the_studies_are_listed():
     with pytest.raises(ConfigError, match=r"no study is named.*demo, methods, olmo2-1b"):
         require_study({}, "config/studies")
+
+
+def test_two_studies_are_named_and_refused(tmp_path):
+    (tmp_path / "more.yaml").write_text("compute: {threads: 2}\n")
+    require_one_study(["config/default.yaml", "config/studies/demo.yaml", Path("config/studies/demo.yaml").resolve()])
+    require_one_study(["config/studies/demo.yaml", tmp_path / "more.yaml"])
+    with pytest.raises(ConfigError, match=r"more than one study is given: \S+demo\.yaml, \S+smoke\.yaml"):
+        require_one_study(["config/studies/demo.yaml", "config/studies/smoke.yaml"])
+    with pytest.raises(ConfigError, match="more than one study is given"):
+        load_plan("demo", "config/studies/smoke.yaml")
+    with pytest.raises(ConfigError, match=r"config/more\.yaml does not exist"):
+        load_plan("demo", "config/more.yaml")
 
 
 @pytest.mark.parametrize("kind", ["trajectory", "recipe"])

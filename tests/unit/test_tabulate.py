@@ -93,6 +93,13 @@ def test_a_refused_quantization_is_missing_once_with_its_reason(study):
     assert not rows(tables["measurements"])
 
 
+def test_a_cell_that_was_refused_before_it_ran_is_missing(study):
+    cell = {"trajectory": "low", "checkpoint": "step-2000", "method": "rtn-w4-g128"}
+    refused = [cell | {"reason": "does not fit"}]
+    (row,) = tabulate(**study.arguments(), refused=refused)["missing"].to_dicts()
+    assert row == {"study": "made-up", **cell, "stage": "quantize", "dataset": None, "reason": "does not fit"}
+
+
 def test_a_refused_evaluation_is_missing(study):
     write_loss(study, CELL, 1.0, 0.0, 0, status="refused", reason="loss is not finite in window 3")
     (row,) = tabulate(**study.arguments())["missing"].to_dicts()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tools import AFTER_CELLS, ROOT, copy_tree, edit, job_counts, planned, snakemake
+from tests.tools import AFTER_CELLS, ROOT, command, copy_tree, edit, job_counts, planned, snakemake
 
 
 @pytest.fixture
@@ -42,6 +42,24 @@ def test_no_study(fresh):
     (fresh / "config/studies/none.yaml").write_text("train: {save_every: 100}\n")
     assert "no study is named: add --configfile config/studies/NAME.yaml" in message(fresh, "none")
     assert "demo, methods, none, olmo2-1b, paper" in message(fresh, "none")
+
+
+def test_two_studies(fresh):
+    arguments = ("config/studies/demo.yaml", "--dry-run")
+    twice = snakemake(fresh, "smoke", "--configfile", *arguments, fails=True)
+    assert "--configfile is given 2 times: only the last counts" in twice
+    more = fresh / "config/studies/more.yaml"
+    shutil.copy(fresh / "config/studies/demo.yaml", more)
+    done = subprocess.run(
+        [*command("smoke", "--dry-run"), str(more)],
+        cwd=fresh,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert "more than one study is given" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_unknown_config_key(fresh):

@@ -18,7 +18,9 @@ from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
+from scripts.lib.study.config import require_one_study
 from scripts.lib.study.plan import BASELINE, make_plan
+from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
@@ -29,10 +31,16 @@ elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head
 
 config.update(ordered(config))
 try:
+    if workflow.is_main_process:
+        require_one_study(workflow.configfiles, sys.argv)
     PLAN = make_plan(config)
     WAITS_FOR = disk.waits_for(PLAN)
+    if workflow.is_main_process:
+        require_sources(PLAN)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+for line in describe_refused(PLAN) if workflow.is_main_process else []:
+    logger.warning(line)
 
 PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]
@@ -100,6 +108,14 @@ def identity(wildcards):
 def circumstances(wildcards):
     """The place of every checkpoint in its training: step, tokens, learning rate, phase."""
     return [PLAN.trajectories[name].describe(step) for name, step in PLAN.checkpoints]
+
+
+def refused_cells(wildcards):
+    """The cells that were refused while the study was planned, with the reason."""
+    names = ("trajectory", "checkpoint", "method")
+    return [
+        {name: getattr(cell, name) for name in names} | {"reason": why} for cell, why in sorted(PLAN.refused.items())
+    ]
 
 
 # --- what a study asks for ---------------------------------------------------------------------------------------------

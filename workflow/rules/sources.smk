@@ -10,9 +10,11 @@ for cell in PLAN.cells:
     CELLS[cell.trajectory, cell.step].append(cell)
 
 
-def refuse_what_is_not_pinned():
+def refuse_what_cannot_run():
+    """What may be looked at (-n), and not be started."""
     try:
         require_pins(PLAN.trajectories)
+        require_folders(PLAN)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 

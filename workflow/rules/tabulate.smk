@@ -19,6 +19,7 @@ rule tabulate:
         study="{study}",
         circumstances=circumstances,
         schedules=PLAN.schedules(),
+        refused=refused_cells,
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],

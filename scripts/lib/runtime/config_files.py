@@ -1,6 +1,8 @@
 """Reading and checking YAML files that users write: against a schema, with one message that says what to do."""
 
 import difflib
+import math
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +10,9 @@ import jsonschema
 import yaml
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
+
+
+POWER = re.compile(r"([-+]?)(\d+)(\.\d*)?[eE]([-+]?\d+)")  # 5e-3 and 1.5e6, which YAML 1.1 reads as text
 
 
 class ConfigError(ValueError):
@@ -18,15 +23,26 @@ def read_yaml(path: Path | str) -> dict:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        ConfigError: the file is not valid YAML or holds something else.
+        ConfigError: there is no such file, it is not valid YAML (the message shows the place), it holds something else,
+            or a number that is not finite.
     """
     try:
         content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML{_place(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values, not {type(content).__name__}")
+    require_finite(content, str(path))
     return content
+
+
+def require_finite(content: dict, where: str) -> None:
+    """Raise ConfigError that lists all numbers of a mapping which are not finite (`.nan`, `.inf`)."""
+    found = [f"`{key}` is {value}" for key, value in _numbers(content, "") if not math.isfinite(value)]
+    if found:
+        raise ConfigError(f"{where}: {', '.join(found)}; write a finite number")
 
 
 def ordered(content):
@@ -43,11 +59,13 @@ def validate(content: dict, schema: str, where: str) -> None:
     """Check a mapping against workflow/schemas/{schema}.schema.yaml.
 
     Raises:
-        ConfigError: the message names the file, the key, the value and what is allowed.
+        ConfigError: the message has a line for each mistake, with the file, the key, the value and what is allowed.
     """
-    error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(content))
-    if error is not None:
-        raise ConfigError(f"{where}: {_explain(error)}")
+    require_finite(content, where)
+    errors = [jsonschema.exceptions.best_match([error]) for error in _validator(schema).iter_errors(content)]
+    if errors:
+        errors.sort(key=jsonschema.exceptions.relevance, reverse=True)
+        raise ConfigError("\n".join(dict.fromkeys(f"{where}: {_explain(error)}" for error in errors)))
 
 
 def load_named(folder: Path | str, kind: str, name: str) -> dict:
@@ -86,7 +104,40 @@ def _explain(error: jsonschema.ValidationError) -> str:
         return f"unknown key {full}{_suggest(unknown[0], allowed)}"
     if error.validator == "enum":
         return f"{at}{error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
-    return f"{at}{error.message}"
+    return f"{at}{error.message}{_number_meant(error)}"
+
+
+def _number_meant(error: jsonschema.ValidationError) -> str:
+    """What to write where a number is wanted and YAML read `5e-3` as text; nothing for other mistakes."""
+    allowed = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+    match = POWER.fullmatch(error.instance) if error.validator == "type" and isinstance(error.instance, str) else None
+    if match and "number" in allowed:
+        sign, whole, part, power = match.groups()
+        part = part if part and part != "." else ".0"
+        return f" (YAML reads it as text): write {sign}{whole}{part}e{int(power):+d}"
+    if match and "integer" in allowed and float(error.instance).is_integer():
+        return f" (YAML reads it as text): write {float(error.instance):.0f}"
+    return ""
+
+
+def _numbers(content, key: str):
+    """(dotted key, value) of all floating-point numbers in nested mappings and lists."""
+    if isinstance(content, float):
+        yield key, content
+    elif isinstance(content, dict | list):
+        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _numbers(value, f"{key}.{name}" if key else str(name))
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """Line and column of a mistake in YAML, with the line itself and a caret below it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f": {error}"
+    problem = error.problem
+    if "'\\t'" in problem:
+        problem = "a tab; indent with spaces"
+    return f": line {mark.line + 1}, column {mark.column + 1}: {problem}\n{mark.get_snippet()}"
 
 
 def _suggest(name: str, names) -> str:

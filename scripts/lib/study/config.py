@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scripts.lib.runtime.config_files import ConfigError, require_name
+from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name
 
 
 def require_split(name: str, split: str, config: dict, where: str) -> None:
@@ -18,3 +18,22 @@ def require_study(config: dict, folder: Path | str) -> None:
     if "study" not in config:
         studies = ", ".join(sorted(p.stem for p in Path(folder).glob("*.yaml")))
         raise ConfigError(f"no study is named: add --configfile {folder}/NAME.yaml, where NAME is one of: {studies}")
+
+
+def require_one_study(files, arguments=()) -> None:
+    """Refuse more than one study, of which Snakemake would run the last or a mixture.
+
+    Args:
+        files: all config files that are merged.
+        arguments: of Snakemake's command line.
+
+    Raises:
+        ConfigError: two files have a section `study`, or there are two options `--configfile`.
+    """
+    times = sum(argument.partition("=")[0] in ("--configfile", "--configfiles") for argument in arguments)
+    if times > 1:
+        raise ConfigError(f"--configfile is given {times} times: only the last counts; give it once")
+    found = list(dict.fromkeys(Path(file).resolve() for file in files))
+    found = [str(file) for file in found if "study" in read_yaml(file)]
+    if len(found) > 1:
+        raise ConfigError(f"more than one study is given: {', '.join(found)}; run them one after another")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
-from scripts.lib.study.config import require_split, require_study
+from scripts.lib.study.config import require_one_study, require_split, require_study
 from scripts.lib.study.paths import Paths
+from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
 from scripts.lib.study.selection import select
 from scripts.lib.study.trajectories.base import Trajectory
@@ -40,6 +41,7 @@ class Plan:
     trajectories: by name, with all that they derive from.
     recipes: by method, without the baseline.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
+    refused: cells that are left out of the work because their method does not fit their model, with the reason.
     suites: by name, what `suites.describe` says of them: files of their tasks and of their documents, and the like.
     """
 
@@ -49,6 +51,7 @@ class Plan:
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
     suites: dict[str, dict] = field(default_factory=dict)
+    refused: dict[Cell, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> Paths:
@@ -117,6 +120,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
         for suite in block.get("tasks", []):
             _add_suite(plan, suite, folder / "tasks", where)
         _add_cells(plan, block, methods, where)
+    set_aside_refused(plan)
     return plan
 
 
@@ -144,6 +148,7 @@ def config_files(study: str = "", *more: str) -> list[Path]:
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
+    require_one_study((path, *more))
     return [path, *map(Path, more)]
 
 

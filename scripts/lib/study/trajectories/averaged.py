@@ -49,6 +49,10 @@ class Averaged(Trajectory):
         return self.of.model
 
     @property
+    def widths(self) -> dict[str, int]:
+        return self.of.widths
+
+    @property
     def tokenizer(self) -> str:
         return self.of.tokenizer
 

@@ -52,6 +52,15 @@ class Trajectory(ABC):
     def model(self) -> Model:
         """Sizes of the model."""
 
+    @property
+    @abstractmethod
+    def widths(self) -> dict[str, int]:
+        """Input widths of linear layers of the decoder blocks that are known before there is a model.
+
+        hidden_size is that of attention's inputs; intermediate_size, that of the MLP's second layer, is certain only of
+        the architectures that the workflow trains.
+        """
+
     @abstractmethod
     def checkpoint_bytes(self, step: int) -> tuple[int, str]:
         """Bytes of one checkpoint's files, and where the number comes from.

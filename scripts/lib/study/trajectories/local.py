@@ -40,6 +40,10 @@ class Local(Trajectory):
         return size_of_folder(self.checkpoints[0]["path"])
 
     @property
+    def widths(self) -> dict[str, int]:
+        return {"hidden_size": self.model.width} if self.model.width else {}
+
+    @property
     def tokenizer(self) -> str:
         return self.name
 

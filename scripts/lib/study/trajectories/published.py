@@ -100,6 +100,10 @@ class Published(Trajectory):
     def tokenizer_definition(self) -> dict:
         return {"source": "hub", "repo": self.tokenizer_repo}
 
+    @property
+    def widths(self) -> dict[str, int]:
+        return {"hidden_size": self.model.width} if self.model.width else {}
+
     def checkpoint_bytes(self, step: int) -> tuple[int, str]:
         locked = self.published(step)["locked"]
         if locked:

@@ -77,6 +77,10 @@ class Trained(Trajectory):
         return size_of_model(self.shape, self.tokenizer_definition)
 
     @property
+    def widths(self) -> dict[str, int]:
+        return {key: self.shape[key] for key in ("hidden_size", "intermediate_size")}
+
+    @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.window
 

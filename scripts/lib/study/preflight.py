@@ -1,0 +1,75 @@
+"""What can be known to fail before any work: cells that are refused, sources and folders that are not there."""
+
+import glob
+import os
+from collections import Counter
+from pathlib import Path
+
+from scripts.lib.models.group_sizes import width_refusal
+from scripts.lib.runtime.config_files import ConfigError
+
+
+def set_aside_refused(plan) -> None:
+    """Move the cells whose method cannot be applied to their model from a plan's work to `plan.refused`.
+
+    Only what is known before anything is fetched or trained counts; the stage `quantize` refuses the rest.
+    """
+    reasons = {}
+    for cell in plan.cells:
+        pair = cell.trajectory, cell.method
+        if cell.method in plan.recipes and pair not in reasons:
+            reasons[pair] = width_refusal(plan.recipes[cell.method], plan.trajectories[cell.trajectory].widths)
+        if reasons.get(pair):
+            plan.refused[cell] = reasons[pair]
+            del plan.losses[cell], plan.tasks[cell]
+
+
+def require_sources(plan) -> None:
+    """Refuse a study while files that its corpora are still to be made of are not there.
+
+    Raises:
+        ConfigError: lists all globs that match no file.
+    """
+    missing = []
+    for name in sorted(corpora_of(plan)):
+        made = Path(plan.paths.corpus(name), "manifest.json").is_file()
+        for pattern in [] if made else plan.config["corpus"][name].get("paths", []):
+            if not any(os.path.isfile(path) for path in glob.iglob(pattern, recursive=True)):
+                missing.append(f"corpus `{name}`: no file matches {pattern}")
+    if missing:
+        raise ConfigError("\n".join(missing) + "\nmend `paths` (globs, absolute or from the root of the clone)")
+
+
+def corpora_of(plan) -> set[str]:
+    """Names of all corpora from which a study draws text: to train, to calibrate, to probe, to measure a loss."""
+    runs = [plan.trajectories[name] for name in plan.by_source("train")]
+    drawn = {run.corpus for run in runs} | {run.tokenizer_definition.get("corpus") for run in runs} - {None}
+    named = [*(recipe.get("calibration", {}) for recipe in plan.recipes.values())]
+    losses = {name for names in plan.losses.values() for name in names}
+    probe = plan.config["quantize"]["probe"]["corpus"]
+    return {part["corpus"] for part in named if "corpus" in part} | drawn | losses | {probe}
+
+
+def require_folders(plan) -> None:
+    """Refuse a study whose folders cannot be written.
+
+    Raises:
+        ConfigError: lists them, with what is in the way.
+    """
+    problems = []
+    for key, path in plan.config["folders"].items():
+        place = Path(path).absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            problems.append(f"folders.{key}: {path}: {place} is a file")
+        elif not os.access(place, os.W_OK | os.X_OK):
+            problems.append(f"folders.{key}: {path}: {place} cannot be written")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def describe_refused(plan) -> list[str]:
+    """A line for each trajectory and reason, with the number of its cells that are refused; none if none are."""
+    counts = Counter((cell.trajectory, reason) for cell, reason in plan.refused.items())
+    return [f"{number} cells of `{name}` are not run: {reason}" for (name, reason), number in sorted(counts.items())]
