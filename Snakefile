@@ -39,39 +39,38 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report/{STUDY}.html",
+        of_study(lambda: f"{RESULTS}/report/{STUDY}.html"),
 
 
 rule all_prefetched:
     input:
-        prefetched(),
+        of_study(prefetched),
 
 
 rule all_checkpoints:
     input:
-        checkpoint_manifests(),
+        of_study(checkpoint_manifests),
 
 
 rule all_quantized:
     input:
-        quantized_manifests(PLAN.cells),
+        of_study(lambda: quantized_manifests(PLAN.cells)),
 
 
 rule all_evaluated:
     input:
-        loss_tables(PLAN.cells),
-        task_tables(PLAN.cells),
+        of_study(lambda: loss_tables(PLAN.cells) + task_tables(PLAN.cells)),
 
 
 onstart:
     refuse_what_is_not_pinned()
-    heads.claim()
-    scheduler.mend()
+    runs.claim()
+    scheduler_repair.mend()
 
 
 onsuccess:
-    heads.release()
+    runs.release()
 
 
 onerror:
-    heads.release()
+    runs.release()

@@ -16,7 +16,8 @@ from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.runtime.fingerprints import fingerprint
-from scripts.lib.study.plan import BASELINE, make_plan
+from scripts.lib.study.config import require_study
+from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
@@ -27,13 +28,13 @@ elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head
 
 config.update(ordered(config))
 try:
-    PLAN = make_plan(config)
+    PLAN = make_plan(config) if "study" in config else Plan(config)  # the linter reads the workflow without a study
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 RESOURCES = config["folders"]["resources"]
 RESULTS = config["folders"]["results"]
-STUDY = config["study"]["name"]
+STUDY, TITLE = (config.get("study", {}).get(key, "no-study") for key in ("name", "title"))
 THREADS = config["compute"]["threads"]
 DEVICE = config["compute"]["device"]
 MACHINE = {"threads": THREADS, "device": DEVICE}
@@ -100,6 +101,19 @@ def circumstances(wildcards):
 
 
 # --- what a study asks for ---------------------------------------------------------------------------------------------
+
+
+def of_study(targets):
+    """Input function: what a function says that the study asks for; an error that lists the studies if none is named."""
+
+    def paths(wildcards):
+        try:
+            require_study(config, "config/studies")
+        except ConfigError as error:
+            raise WorkflowError(str(error)) from None
+        return targets()
+
+    return paths
 
 
 def checkpoint_manifests():

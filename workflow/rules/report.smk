@@ -26,7 +26,7 @@ rule report:
     conda:
         ENV
     params:
-        title=config["study"]["title"],
+        title=TITLE,
         code=fingerprint("report", "lib/report/pages"),
     script:
         "../../scripts/report.py"

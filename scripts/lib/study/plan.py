@@ -16,17 +16,6 @@ from scripts.lib.study.sizes import Model, size_of_folder, size_of_model, size_o
 from scripts.lib.study.trajectories import add_trajectory
 
 BASELINE = "none"
-RUN_KEYS = (
-    "model",
-    "corpus",
-    "tokenizer",
-    "window",
-    "batch_size",
-    "micro_batch_size",
-    "optimizer",
-    "seed",
-    "precision",
-)
 
 
 @dataclass(frozen=True, order=True)
