@@ -73,6 +73,7 @@ smoke: setup ## every stage once, very small
 lint: setup ## format and lint of Python, Snakemake and the workflow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/studies/smoke.yaml
 	$(BIN)/snakemake --lint

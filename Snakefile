@@ -39,7 +39,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        of_study(lambda: f"{RESULTS}/report/{STUDY}.html"),
+        of_study(lambda: PATHS.report(STUDY)),
 
 
 rule all_prefetched:
@@ -64,7 +64,7 @@ rule all_evaluated:
 
 onstart:
     refuse_what_is_not_pinned()
-    runs.claim()
+    runs.claim("slurm" in workflow.executor_plugin.name)
     scheduler_repair.mend()
 
 

@@ -39,16 +39,15 @@ def audit(plan: Plan) -> pl.DataFrame:
     Raises:
         FileNotFoundError: a cell is not quantized, or its weights were deleted; the message names its file.
     """
-    folders = plan.config["folders"]
     cells, rows = [cell for cell in plan.cells if cell.method != BASELINE], []
     progress = Progress(len(cells), "models")
     for done, cell in enumerate(cells, start=1):
-        place = Path(folders["results"]) / "quantized" / cell.folder
+        place = Path(plan.paths.quantized(*cell.names))
         manifest = manifests.read(place / "manifest.json")
         if manifest["status"] == "ok" and manifest["format"] != "dense":
             probe = plan.config["quantize"]["probe"]
-            tokens = Path(folders["resources"]) / "tokens" / plan.tokenizer(cell.trajectory)
-            windows = draw_windows(tokens / f"{probe['corpus']}-calibration.npy", probe)
+            tokens = plan.paths.tokens(plan.tokenizer(cell.trajectory), probe["corpus"], "calibration")
+            windows = draw_windows(Path(f"{tokens}.npy"), probe)
             names = {"trajectory": cell.trajectory, "checkpoint": cell.checkpoint, "method": cell.method}
             rows.append(names | {"format": manifest["format"]} | compare(place / "model", windows))
         progress.update(done)
@@ -82,7 +81,7 @@ def main() -> None:
         table = audit(plan)
     except (ConfigError, FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
-    path = Path(plan.config["folders"]["results"]) / "tables" / plan.config["study"]["name"] / "kernels.parquet"
+    path = Path(plan.paths.tables(plan.config["study"]["name"]), "kernels.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(path)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60, tbl_width_chars=140):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scripts.lib.cluster import runs
 from scripts.lib.runtime.config_files import ConfigError
-from scripts.lib.study.plan import BASELINE, Plan, load_plan
+from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
 
 
 def clean(plan: Plan) -> tuple[int, int]:
@@ -21,12 +21,11 @@ def clean(plan: Plan) -> tuple[int, int]:
     Raises:
         RuntimeError: a cell is not measured yet; nothing is deleted.
     """
-    results = Path(plan.config["folders"]["results"])
     cells = [cell for cell in plan.cells if cell.method != BASELINE]
-    missing = [path for cell in plan.cells for path in evaluations(plan, cell, results) if not path.is_file()]
+    missing = [path for cell in plan.cells for path in evaluations(plan, cell) if not path.is_file()]
     if missing:
         raise RuntimeError(f"{len(missing)} evaluations are missing, such as {missing[0]}: run the study first")
-    folders = [results / "quantized" / cell.folder / "model" for cell in cells]
+    folders = [Path(plan.paths.quantized(*cell.names), "model") for cell in cells]
     found = [folder for folder in folders if folder.is_dir()]
     freed = sum(path.stat().st_size for folder in found for path in folder.rglob("*") if path.is_file())
     for folder in found:
@@ -34,11 +33,10 @@ def clean(plan: Plan) -> tuple[int, int]:
     return len(found), freed
 
 
-def evaluations(plan: Plan, cell, results: Path) -> list[Path]:
+def evaluations(plan: Plan, cell: Cell) -> list[Path]:
     """Tables that the study asks for of one cell."""
-    folder = results / "evaluated" / cell.folder
-    names = [f"loss-{corpus}" for corpus in plan.losses[cell]] + [f"tasks-{suite}" for suite in plan.tasks[cell]]
-    return [folder / f"{name}.parquet" for name in names]
+    losses = [plan.paths.loss(*cell.names, corpus=corpus) for corpus in plan.losses[cell]]
+    return [Path(path) for path in losses + [plan.paths.tasks(*cell.names, suite=suite) for suite in plan.tasks[cell]]]
 
 
 def main() -> None:

@@ -35,23 +35,22 @@ Written by `make methods`, which runs the study `methods`; not by hand.
 """
 
 
-def write_page(plan: Plan, results: Path) -> str:
+def write_page(plan: Plan) -> str:
     """The page, from the finished study.
 
     Args:
         plan: the study `methods`.
-        results: its results folder.
 
     Raises:
         FileNotFoundError: the study has not been run to its tables.
     """
-    measured = pl.read_parquet(results / "tables" / plan.config["study"]["name"] / "measurements.parquet")
+    measured = pl.read_parquet(Path(plan.paths.tables(plan.config["study"]["name"]), "measurements.parquet"))
     measured = measured.filter(pl.col("metric") == "cross_entropy")
     rows = {(row["trajectory"], row["method"]): row for row in measured.to_dicts()}
     models = list(dict.fromkeys(cell.trajectory for cell in plan.cells))
     methods = list(dict.fromkeys(name for block in plan.config["study"]["cells"] for name in block["methods"]))
     quantized = [cell for cell in plan.cells if cell.method != BASELINE]
-    cells = {cell: manifests.read(results / "quantized" / cell.folder / "manifest.json") for cell in quantized}
+    cells = {cell: manifests.read(f"{plan.paths.quantized(*cell.names)}/manifest.json") for cell in quantized}
     reasons: dict[str, int] = {}
     lines = [f"| method | bits | s | {' | '.join(map(short, models))} |", "|---|---:|---:|" + "---:|" * len(models)]
     for method in methods:
@@ -109,7 +108,7 @@ def short(model: str) -> str:
 def main() -> None:
     """Run the study as far as its tables and write the page."""
     subprocess.run([sys.executable, "-m", "snakemake", *COMMAND], check=True)
-    PAGE.write_text(write_page(load_plan("methods"), Path("results")))
+    PAGE.write_text(write_page(load_plan("methods")))
     print(f"wrote {PAGE}")
 
 

@@ -1,4 +1,4 @@
-"""make plan STUDY=X: what a study will download, store and compute, before it does; offline, and starts nothing."""
+"""make plan STUDY=X: what a study will download, store and compute, before it does; offline. It starts nothing."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ import yaml
 
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
-from scripts.lib.study.plan import load_plan
+from scripts.lib.study.plan import config_files, load_plan
 
 PROFILE = Path("workflow/profiles/local/config.yaml")
 
@@ -62,7 +62,7 @@ def _totals(forecast: Forecast) -> list[str]:
     missing, whole = (sum(row[key] for row in sizes) for key in ("download_left", "download"))
     lines = [
         f"downloads of checkpoints: {_gb(missing)} GB to fetch, {_gb(whole)} GB in all",
-        f"peak disk of weights: {_gb(peak_disk(forecast.plan, forecast.at_once))} GB",
+        f"peak disk of weights: {_gb(peak_disk(forecast.plan, forecast.jobs, forecast.at_once))} GB",
         f"jobs: {len(left)} to do, {len(forecast.jobs)} in all",
     ]
     for unit in sorted({forecast.units(job.stage)[0] for job in forecast.jobs}):
@@ -78,7 +78,7 @@ def _notes(forecast: Forecast) -> list[str]:
     else:
         rates = "default numbers are those of a CPU" + (" (`device: auto` may find a GPU)" if device == "auto" else "")
     return [
-        "A job is done if its output is there; Snakemake also looks whether its inputs changed.",
+        "Jobs are Snakemake's own: to do is what it would run now.",
         f"Times: {rates}.",
         "Measured ones, from benchmark files, hold for the machine and device that ran those jobs, and no other.",
         "Sizes: lock = files as `make resolve` found them; folder = files here; estimate = weights times their dtype.",
@@ -120,7 +120,7 @@ def main() -> None:
     try:
         plan = load_plan(*given.files)
         at_once = given.jobs or jobs_at_once(plan.config["compute"]["threads"])
-        print(describe(make_forecast(plan, at_once)))
+        print(describe(make_forecast(plan, config_files(*given.files), at_once)))
     except ConfigError as error:
         sys.exit(f"plan: {error}")
 

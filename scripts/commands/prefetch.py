@@ -13,9 +13,9 @@ from pathlib import Path
 import polars as pl
 
 from scripts.evaluate_tasks import OFFLINE, build_tasks
-from scripts.lib.cluster import jobs
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study import needs
 from scripts.lib.study.plan import Plan, load_plan
 
 FOLDER = Path("config/tasks")
@@ -33,9 +33,9 @@ def checks(plan: Plan, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         known = suites.load_tasks(suites.load_suite(folder / f"suite-{suite}.yaml"), folder)
         for name, task in known.items():
             yield f"suite {suite}: task {name}", partial(make_requests, name, task, root)
-    tokens, hub = jobs.tokens_needed(plan), set(plan.by_source("hub"))
+    tokens, hub = needs.tokens_needed(plan), set(plan.by_source("hub"))
     fetched = {plan.tokenizer(name) for name in {name for name, _ in plan.checkpoints} & hub}
-    for corpus in jobs.corpora_needed(plan, tokens):
+    for corpus in needs.corpora_needed(plan, tokens):
         used = sorted(fetched & {tokenizer for tokenizer, other, _ in tokens if other == corpus})
         yield f"corpus {corpus}", partial(read_document, root / "corpora" / corpus, root, used)
 

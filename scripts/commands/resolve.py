@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from scripts import fetch_dataset
-from scripts.lib.cluster import jobs
 from scripts.lib.hub import client, locks
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress
+from scripts.lib.study import needs
 from scripts.lib.study.plan import Plan, load_plan
 
 FOLDER = Path("config")
@@ -35,10 +35,10 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
             f"be made again with all that follows; manifests name their commits: {', '.join(sorted(here)[:3])} ..."
         )
     steps, data = {}, {}
-    for name, step in jobs.published_needed(plan):
+    for name, step in needs.published_needed(plan):
         if f"checkpoints/{name}/step-{step}" not in here:
             steps.setdefault(name, []).append(step)
-    for path in jobs.datasets_needed(plan):
+    for path in needs.datasets_needed(plan):
         if path.parent.as_posix() not in here:
             _, dataset, name = path.as_posix().split("/", 2)
             data.setdefault(dataset, []).append(name)
@@ -69,7 +69,7 @@ def made_without_lock(plan: Plan, folder: Path) -> set[str]:
 
 def checkpoints_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
     """Checkpoints and tokenizers that are in the resources folder `root`, and in no lock."""
-    points, locked = jobs.published_needed(plan), {}
+    points, locked = needs.published_needed(plan), {}
     for name, step in points:
         locked[f"checkpoints/{name}/step-{step}"] = plan.published(name, step)["locked"]
     for name in {name for name, _ in points}:
@@ -81,7 +81,7 @@ def checkpoints_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[s
 
 def data_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
     """Files of tasks' data sets of which one is there without a lock; in a locked data set, each by itself."""
-    for path in jobs.datasets_needed(plan):
+    for path in needs.datasets_needed(plan):
         _, dataset, file = path.as_posix().split("/", 2)
         lock = locks.of_dataset(folder / "datasets", dataset, file)
         if lock is None:
@@ -102,7 +102,7 @@ def corpora_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
 
 def published_corpora(plan: Plan) -> dict[str, dict]:
     """The entries of the config's section `corpus` that the study reads from a branch or tag of a hub's data set."""
-    needed = jobs.corpora_needed(plan, jobs.tokens_needed(plan))
+    needed = needs.corpora_needed(plan, needs.tokens_needed(plan))
     corpora = {name: plan.config["corpus"][name] for name in needed}
     return {
         name: corpus for name, corpus in corpora.items() if locks.is_published(corpus) and not locks.at_commit(corpus)

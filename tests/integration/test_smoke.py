@@ -5,6 +5,9 @@ import json
 import polars
 import pytest
 
+from scripts.lib.cluster.graph import read_graph
+from scripts.lib.cluster.work import Works
+from scripts.lib.study.plan import config_files, load_plan
 from tests.tools import ROOT, measurements, planned, snakemake
 
 METHODS = {"none", "rtn-w3-g32", "rtn-w4-g32", "gptq-w3-g16", "nf4"}
@@ -86,3 +89,10 @@ def test_nothing_is_left_lying_about(finished):
 def test_snakemakes_own_report(tree):
     snakemake(tree, "smoke", "--report", "results/smoke-report.zip")
     assert (tree / "results/smoke-report.zip").stat().st_size > 10_000
+
+
+def test_a_finished_study_has_nothing_left_to_do(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    jobs = read_graph(config_files("smoke"), Works(load_plan("smoke")))
+    assert all(job.done for job in jobs)
+    assert len(jobs) == 47

@@ -31,7 +31,7 @@ def going(slurm, finished, tmp_path_factory):
     tree = copy_tree(tmp_path_factory.mktemp("study") / "tree")
     head = Head(slurm, tree, "smoke")
     head.running("tokenizer", seconds=180)
-    head.second = Head(slurm, tree, "smoke").finish(120, fails=True)
+    head.second = Head(slurm, tree, "smoke").finish(fails=True)
     head.recovery = command(slurm, tree, "recover")
     yield head
     if head.process.poll() is None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import LONG, Cluster, wait_for
 
 # A test polls early; all else is the profile's.
 QUICK = (
@@ -45,7 +45,7 @@ class Head:
     def said(self) -> str:
         return self.output.read_text()
 
-    def finish(self, seconds: int = 600, fails: bool = False) -> str:
+    def finish(self, seconds: int = LONG, fails: bool = False) -> str:
         """Wait for the end; returns all that was said."""
         try:
             self.process.wait(seconds)
@@ -63,15 +63,16 @@ class Head:
         """The jobs of this tree that wait or run."""
         return [job for job in self.cluster.jobs() if job[3] == str(self.tree)]
 
-    def running(self, rule: str, node: str | None = None, seconds: int = 120) -> tuple[str, str]:
-        """(id, node) of a job that runs, of a rule, on a node if one is given; waits for one. An empty rule is any."""
+    def running(self, rule: str, node: str | None = None) -> tuple[str, str]:
+        """(id, node) of a job that runs, of a rule, on a node if one is given, waited for
+        as long as the head lives. An empty rule is any."""
 
         def find():
             assert self.process.poll() is None, self.said[-5000:]
             jobs = [job for job in self.jobs() if job[1] == "RUNNING" and f"rule_{rule}" in job[4]]
             return next(((job[0], job[2]) for job in jobs if node in (None, job[2])), None)
 
-        return wait_for(find, seconds, f"a job of {rule} to run on {node or 'a node'}")
+        return wait_for(find, LONG, f"a job of {rule} to run on {node or 'a node'}")
 
 
 def command(cluster: Cluster, tree: Path, name: str, **environment: str) -> subprocess.CompletedProcess:
@@ -79,7 +80,7 @@ def command(cluster: Cluster, tree: Path, name: str, **environment: str) -> subp
     arguments = [*cluster.inside, sys.executable, "-m", f"scripts.commands.{name}"]
     environment = os.environ | environment
     return subprocess.run(
-        arguments, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=300
+        arguments, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=LONG
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.integration.test_kills import processes_with
-from tests.slurm.cluster import wait_for
+from tests.slurm.cluster import LONG, wait_for
 from tests.slurm.runs import QUICK, Head, command, snapshot
 from tests.tools import ROOT, measurements, snakemake
 
@@ -58,7 +58,7 @@ def stage_process(tree, rule, trajectory, method):
     """Process of a stage's script, once it has opened its log."""
     log = tree / f"results/logs/{rule}/{trajectory}/step-40/{method}"
     log = log.with_suffix(".log") if rule == "quantize" else log / "smoke.log"
-    return wait_for(lambda: log.exists() and processes_with(log), 60, f"{log} to be written")[0]
+    return wait_for(lambda: log.exists() and processes_with(log), LONG, f"{log} to be written")[0]
 
 
 def stop_when_seen(log):
@@ -92,11 +92,11 @@ def test_one_of_each_kind(slurm, going, undone):
     lose_and_return(slurm, head.running("evaluate_loss")[1])
     slurm.ask("scancel", head.running("evaluate_loss")[0])
     restart_controller(slurm, 3)
-    wait_for(lambda: not (watcher.is_alive() and head.process.poll() is None), 900, "tabulate to run")
+    wait_for(lambda: not (watcher.is_alive() and head.process.poll() is None), LONG, "tabulate to run")
     assert head.process.poll() is None, head.said[-5000:]
     assert "CANCELLED" in head.said, "evaluate_loss was cancelled"
     assert "mem_mb=1000" in head.said, "quantize was killed for its memory"
-    wait_for(lambda: "runtime=2\n" in head.said, 600, "a retry with more time")
+    wait_for(lambda: "runtime=2\n" in head.said, LONG, "a retry with more time")
     head.running("tabulate")
     head.kill()
     finished = snapshot(tree)
@@ -178,7 +178,7 @@ def test_a_killed_head_whose_jobs_went_on(cluster, undone):
     head = Head(cluster, tree, "faults", TABLE)
     head.running("quantize")
     head.kill()
-    wait_for(lambda: not cluster.jobs(), 120, "the jobs to end")
+    wait_for(lambda: not cluster.jobs(), LONG, "the jobs to end")
     finished = snapshot(tree)
     assert command(cluster, tree, "recover").returncode == 0
     head = Head(cluster, tree, "faults", TABLE)
@@ -200,11 +200,11 @@ def submit_head(cluster, tree):
 def test_a_head_that_is_a_job(cluster, undone):
     tree = undone[0]
     head = submit_head(cluster, tree)
-    wait_for(lambda: any("rule_" in job[4] for job in cluster.jobs()), 120, "the head's first job")
+    wait_for(lambda: any("rule_" in job[4] for job in cluster.jobs()), LONG, "the head's first job")
     refusal = command(cluster, tree, "recover")
     assert refusal.returncode == 1
     assert f"Slurm job {head}" in refusal.stderr
-    wait_for(lambda: not cluster.jobs(), 400, "the head to end", step=2)
+    wait_for(lambda: not cluster.jobs(), LONG, "the head to end", step=2)
     assert measurements(tree, "faults").equals(undone[1])
 
 
@@ -212,9 +212,9 @@ def test_a_head_that_is_a_job(cluster, undone):
 def test_a_head_job_that_is_interrupted_takes_its_jobs_along(cluster, undone):
     tree = undone[0]
     head = submit_head(cluster, tree)
-    wait_for(lambda: any("rule_" in job[4] for job in cluster.jobs()), 120, "the head's first job")
+    wait_for(lambda: any("rule_" in job[4] for job in cluster.jobs()), LONG, "the head's first job")
     cluster.ask("scancel", "--signal=INT", "--batch", head)
-    wait_for(lambda: not cluster.jobs(), 120, "all jobs to end", step=1)
+    wait_for(lambda: not cluster.jobs(), LONG, "all jobs to end", step=1)
     assert "Terminating processes on user request" in next(tree.glob("trajquant-head-*.log")).read_text()
     assert not (tree / TABLE).exists()
     Head(cluster, tree, "faults", TABLE).finish()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.slurm.cluster import wait_for
+from tests.slurm.cluster import LONG, wait_for
 from tests.slurm.runs import Head, submissions
 from tests.tools import copy_tree
 
@@ -47,7 +47,7 @@ def test_the_tasks_of_an_array_get_what_each_asked_for(start):
 def test_an_array_that_is_cancelled_while_it_waits_is_submitted_again(slurm, done, start):
     slurm.ask("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=test")
     head = start(4)
-    waiting = wait_for(lambda: [job for job in head.jobs() if "_" in job[0]], 60, "a waiting array")
+    waiting = wait_for(lambda: [job for job in head.jobs() if "_" in job[0]], LONG, "a waiting array")
     slurm.ask("scancel", waiting[0][0].split("_")[0])
     slurm.ask("scontrol", "update", "nodename=n1,n2", "state=resume")
     head.finish(300)

@@ -3,7 +3,7 @@
 import polars
 import pytest
 
-from tests.slurm.cluster import wait_for
+from tests.slurm.cluster import LONG, wait_for
 from tests.slurm.runs import Head, command, snapshot, submissions
 from tests.tools import AFTER_CELLS, edit, job_counts
 
@@ -25,7 +25,7 @@ def test_a_gpu_is_asked_for_in_both_forms(slurm, going, tree, form):
     assert "GRES=gpu:1(IDX:0)" in asked, "the job has the node's GPU"
     said = head.finish(fails=True)
     assert "torch sees no GPU" in said, "a counted GPU is none: the job starts and says so"
-    wait_for(lambda: not head.jobs(), 30, "the queue to be empty")
+    wait_for(lambda: not head.jobs(), LONG, "the queue to be empty")
 
 
 def test_tables_equal_a_local_runs_to_the_last_bit(done, finished):
@@ -69,7 +69,7 @@ def test_jobs_have_only_a_loopback_device(slurm):
     ],
 )
 def test_single_stages(slurm, done, arguments, expected):
-    said = Head(slurm, done.tree, "smoke", "--dry-run", *arguments).finish(120)
+    said = Head(slurm, done.tree, "smoke", "--dry-run", *arguments).finish()
     assert job_counts(said) == expected
 
 

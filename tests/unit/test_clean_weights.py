@@ -15,7 +15,7 @@ def plan(tmp_path):
     plan = load_plan("smoke")
     plan.config["folders"] = {"resources": str(tmp_path / "resources"), "results": str(tmp_path / "results")}
     for cell in plan.cells:
-        for path in evaluations(plan, cell, tmp_path / "results"):
+        for path in evaluations(plan, cell):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
         if cell.method != "none":

@@ -2,14 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from scripts.lib.cluster import forecast, requests
 from scripts.lib.cluster.forecast import Forecast, Pace, fit, make_forecast
-from scripts.lib.cluster.jobs import Job, Works, list_jobs
+from scripts.lib.cluster.graph import Job
+from scripts.lib.cluster.work import Works
 from scripts.lib.runtime.config_files import read_yaml
-from scripts.lib.study.plan import Cell, Plan, load_plan
+from scripts.lib.study.plan import Cell, Plan, config_files, load_plan
 from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -20,9 +22,15 @@ FILES = {"config.json": {"bytes": 10}, "model.safetensors": {"bytes": 4000}}
 @pytest.fixture
 def smoke(tmp_path):
     """The plan of the smoke study, nothing of which is done."""
-    plan = load_plan("smoke")
-    plan.config["folders"] = {name: str(tmp_path / name) for name in ("resources", "results")}
-    return plan
+    (tmp_path / "folders.yaml").write_text(
+        f"folders: {{resources: {tmp_path}/resources, results: {tmp_path}/results}}\n"
+    )
+    return load_plan("smoke", str(tmp_path / "folders.yaml"))
+
+
+def forecast_of(smoke: Plan) -> Forecast:
+    """What the smoke study will cost, with two jobs at once."""
+    return make_forecast(smoke, config_files("smoke", str(Path(smoke.paths.results).with_name("folders.yaml"))), 2)
 
 
 @pytest.fixture
@@ -44,7 +52,7 @@ def published(tmp_path):
 
 def measure(plan, seconds: float, *names: str) -> None:
     """Write a benchmark file."""
-    path = forecast.Path(plan.config["folders"]["results"], "benchmarks", *names)
+    path = Path(plan.config["folders"]["results"], "benchmarks", *names)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name(f"{path.name}.tsv").write_text(f"{HEADER}{seconds}\t0:00:00" + "\t1.0" * 8 + "\n")
 
@@ -91,8 +99,12 @@ def test_defaults_know_threads_and_gpus():
     assert one["fetch"] == four["fetch"] == gpu["fetch"]
 
 
-def test_every_stage_has_a_default(smoke):
-    assert {job.stage for job in list_jobs(smoke)} < set(forecast.DEFAULTS)
+def test_a_stage_without_numbers_of_its_own_is_a_short_one(smoke):
+    found = forecast_of(smoke)
+    assert found.seconds([Job("another", (), 0.0, 0.0, None, False)]) == forecast.SHORT.start
+    assert {"train", "quantize", "evaluate_loss", "report"} <= {job.stage for job in found.jobs} & set(
+        forecast.DEFAULTS
+    )
 
 
 # --- benchmark files -------------------------------------------------------------------------------------------------
@@ -106,7 +118,7 @@ def test_benchmarks_of_this_plan_are_used(smoke):
     measure(smoke, 9, "quantize", "smoke", "step-20", "another-method")
     measure(smoke, 9, "tokenizer", "another-tokenizer")
     measure(smoke, 9, "another_rule", "smoke")
-    refused = forecast.Path(smoke.config["folders"]["results"], "quantized/smoke/step-40/rtn-w3-g32/manifest.json")
+    refused = Path(smoke.config["folders"]["results"], "quantized/smoke/step-40/rtn-w3-g32/manifest.json")
     refused.parent.mkdir(parents=True)
     refused.write_text(json.dumps({"status": "refused"}))
     found = forecast.measured(smoke, Works(smoke))
@@ -118,11 +130,10 @@ def test_benchmarks_of_this_plan_are_used(smoke):
 
 
 def test_prediction_against_outcome(smoke):
-    for job in list_jobs(smoke):
-        if job.stage == "train":
-            measure(smoke, 26, "train", *job.names)
+    for name, link in (("smoke", "from-0"), ("smoke", "from-20"), ("smoke-cooldown", "from-20")):
+        measure(smoke, 26, "train", name, link)
     measure(smoke, 50, "evaluate_tasks", "smoke-cooldown", "step-40", "none", "smoke")
-    found = make_forecast(smoke, 2)
+    found = forecast_of(smoke)
     links, tasks = ([job for job in found.jobs if job.stage == stage] for stage in ("train", "evaluate_tasks"))
     assert found.outcome(links) == pytest.approx(len(links) * 26) == found.seconds(links)
     assert found.outcome(tasks) is None  # one of two
@@ -134,19 +145,16 @@ def test_prediction_against_outcome(smoke):
 
 
 def test_jobs_side_by_side(smoke):
-    def job(stage, *names, work=0.0):
-        return Job(stage, names, work, 0.0, None, False)
-
+    plots = [Job("plot", (str(number),), 0.0, 0.0, None, False) for number in range(10)]
+    trunk = Job("train", ("run", "from-0"), 10.0, 0.0, "run", False)
+    others = [Job("train", ("run", f"from-{number}"), 10.0, 0.0, "run", False, after=(10,)) for number in (1, 2)]
     paces = {"train": Pace(0, 1), "plot": Pace(2)}
-    found = Forecast(smoke, [], paces, paces, {}, 4)
-    plots = [job("plot", str(number)) for number in range(10)]
+    found = Forecast(smoke, [*plots, trunk, *others], paces, paces, {}, 4)
     assert found.wall(plots) == 10 * 2 / 4
     assert found.wall(plots[:1]) == 2
-    chain = [job("train", "smoke", link, work=10) for link in smoke.links("smoke")]
-    chain.append(job("train", "smoke-cooldown", *smoke.links("smoke-cooldown"), work=10))
-    assert len(smoke.links("smoke")) == 2
-    assert found.wall(chain) == 20  # both links of the trunk, or its first and the branch
-    assert found.wall([*plots, *chain]) == 20
+    assert found.wall([trunk, *others]) == 20  # both links of a run, or its first and a branch
+    assert found.wall(found.jobs) == 20
+    assert found.wall(others) == 10, "what is done takes no time"
 
 
 def test_cpus_are_counted(smoke):
@@ -203,33 +211,11 @@ def test_downloads_and_disk(published):
     row = forecast.sizes_by_trajectory(published, jobs)["run"]
     assert (row["checkpoints"], row["download"], row["download_left"], row["largest"]) == (2, 6010, 2000, 4010)
     assert row["sources"] == {"lock": 1, "estimate": 1}
-    assert forecast.peak_disk(published, 1) == 6010 + 2 * (4000 + 2200)
+    assert forecast.peak_disk(published, jobs, 1) == 6010 + 2 * (4000 + 2200)
     published.config["quantize"]["keep_weights"] = False
-    assert forecast.peak_disk(published, 1) == 6010 + 4000
+    assert forecast.peak_disk(published, jobs, 1) == 6010 + 4000
     published.config["fetch"] = {"keep_weights": False, "disk_budget": 11e-6}
-    assert forecast.peak_disk(published, 1) == 4010 + 4000 + 2200  # one of them at once
-
-
-def test_what_waits_for_room_takes_no_less_than_its_lane(published):
-    paces = {"fetch": Pace(7), "quantize": Pace(20), "evaluate_loss": Pace(3), "evaluate_tasks": Pace(5)}
-    jobs = [
-        Job(stage, ("run", f"step-{step}", *names), 0.0, 0.0, "run", False)
-        for step in (1, 2)
-        for stage, *names in (
-            ("fetch",),
-            *(("quantize", method) for method in ("rtn", "gptq")),
-            *(
-                (stage, method, "c")
-                for stage in ("evaluate_loss", "evaluate_tasks")
-                for method in ("none", "rtn", "gptq")
-            ),
-        )
-    ]
-    made = Forecast(published, jobs, paces, paces, {}, 100)
-    assert made.wall(jobs) == 20
-    published.waits_for = {("run", 2): ("run", 1)}
-    assert made.wall(jobs) == 2 * (7 + 20 + 5)
-    assert made.wall([job for job in jobs if job.stage == "evaluate_tasks"]) == 10
+    assert forecast.peak_disk(published, jobs, 1) == 4010 + 4000 + 2200  # one of them at once
 
 
 def test_downloads_are_counted_a_few_at_a_time(published):

@@ -37,15 +37,6 @@ def test_a_study_that_is_not_begun(says, study, jobs, quantized):
     assert row(said, study if study == "smoke" else "demo-peak3e-3")[-1] == "estimate"
 
 
-def test_what_is_there_is_not_to_do(says, tmp_path):
-    manifest = tmp_path / "resources/corpora/smoke/manifest.json"
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text("{}")
-    said = says("smoke")
-    assert row(said, "corpus")[:3] == ["corpus", "1", "0"]
-    assert "jobs: 46 to do, 47 in all" in said
-
-
 def test_more_jobs_at_once(says, tmp_path):
     hours = [float(row(says("demo", "--jobs", str(number)), "hours:")[1]) for number in (1, 4, 1000)]
     assert hours[0] == pytest.approx(4 * hours[1], rel=0.01)

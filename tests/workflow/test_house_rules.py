@@ -51,8 +51,8 @@ def test_a_rule_is_in_order(rule):
 @pytest.mark.parametrize("rule", [rule for rule in RULES if "script" in directives(rule)])
 def test_a_rule_has_a_log_and_an_environment(rule):
     assert {"log", "conda", "output"} <= set(directives(rule))
-    assert f"/logs/{rule}/" in RULES[rule]
-    assert "benchmark" not in directives(rule) or f"/benchmarks/{rule}/" in RULES[rule]
+    assert f"{{PATHS.logs('{rule}')}}/" in RULES[rule]
+    assert "benchmark" not in directives(rule) or f"{{PATHS.benchmarks('{rule}')}}/" in RULES[rule]
 
 
 def test_rules_only_declare():

@@ -9,9 +9,9 @@ rule average:
         model=directory(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
     log:
-        f"{RESULTS}/logs/average/{{trajectory}}/{{checkpoint}}.log",
+        f"{PATHS.logs('average')}/{{trajectory}}/{{checkpoint}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/average/{{trajectory}}/{{checkpoint}}.tsv"
+        f"{PATHS.benchmarks('average')}/{{trajectory}}/{{checkpoint}}.tsv"
     wildcard_constraints:
         trajectory=any_of(PLAN.by_source("average")),
     conda:

@@ -11,7 +11,7 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
-from scripts.lib.cluster import jobs, runs, scheduler_repair
+from scripts.lib.cluster import runs, scheduler_repair
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
@@ -32,6 +32,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]
 RESULTS = config["folders"]["results"]
 STUDY, TITLE = (config.get("study", {}).get(key, "no-study") for key in ("name", "title"))
@@ -43,12 +44,8 @@ ENV = "../../envs/trajquant.yaml"
 FIGURES = ["loss_vs_tokens", "error_vs_tokens", "baseline_vs_quantized", "errors_by_method", "tasks"]
 TABLES = ["checkpoints", "measurements", "contrasts", "missing", "costs"]
 
-CHECKPOINT = f"{RESOURCES}/checkpoints/{{trajectory}}/{{checkpoint}}"
-QUANTIZED = f"{RESULTS}/quantized/{{trajectory}}/{{checkpoint}}/{{method}}"
-EVALUATED = f"{RESULTS}/evaluated/{{trajectory}}/{{checkpoint}}/{{method}}"
-LINK = f"{RESOURCES}/runs/{{trajectory}}/{{link}}"
-TOKENS = f"{RESOURCES}/tokens/{{tokenizer}}/{{corpus}}-{{split}}"
-DATASET = f"{RESOURCES}/datasets/{{dataset}}/{{configuration}}/{{part}}"
+CHECKPOINT, QUANTIZED, EVALUATED = PATHS.checkpoint(), PATHS.quantized(), PATHS.evaluated()
+LINK, TOKENS, DATASET = PATHS.link(), PATHS.tokens(), PATHS.dataset()
 
 
 def any_of(names):
@@ -74,18 +71,13 @@ def step_of(wildcards):
 
 
 def of_checkpoint(name, trajectory, step):
-    folder = CHECKPOINT.format(trajectory=trajectory, checkpoint=f"step-{step}")
-    return f"{folder}/{name}"
-
-
-def of_cell(kind, name, cell):
-    return f"{RESULTS}/{kind}/{cell.folder}/{name}"
+    return f"{PATHS.checkpoint(trajectory, f'step-{step}')}/{name}"
 
 
 def tokens_file(kind, tokenizer, corpus, split):
     """A file of a tokenized split: the manifest, which triggers, or what is heavy, which does not."""
     ending = {"manifest": ".json", "tokens": ".npy", "documents": "-documents.parquet"}[kind]
-    path = f"{TOKENS.format(tokenizer=tokenizer, corpus=corpus, split=split)}{ending}"
+    path = f"{PATHS.tokens(tokenizer, corpus, split)}{ending}"
     return path if kind == "manifest" else ancient(path)
 
 
@@ -121,15 +113,15 @@ def checkpoint_manifests():
 
 
 def quantized_manifests(cells):
-    return [of_cell("quantized", "manifest.json", cell) for cell in cells if cell.method != BASELINE]
+    return [f"{PATHS.quantized(*cell.names)}/manifest.json" for cell in cells if cell.method != BASELINE]
 
 
 def loss_tables(cells):
-    return [of_cell("evaluated", f"loss-{name}.parquet", cell) for cell in cells for name in PLAN.losses[cell]]
+    return [PATHS.loss(*cell.names, corpus=name) for cell in cells for name in PLAN.losses[cell]]
 
 
 def task_tables(cells):
-    return [of_cell("evaluated", f"tasks-{name}.parquet", cell) for cell in cells for name in PLAN.tasks[cell]]
+    return [PATHS.tasks(*cell.names, suite=name) for cell in cells for name in PLAN.tasks[cell]]
 
 
 # --- controlled runs ---------------------------------------------------------------------------------------------------
@@ -166,28 +158,24 @@ def once_made(output, link):
     return ancient(link) if made else link
 
 
-def link_folder(trajectory, link):
-    return LINK.format(trajectory=trajectory, link=link)
-
-
 def parent_link(wildcards):
     parent = link_of(wildcards)["parent"]
-    return once_made(LINK.format(**wildcards), link_folder(*parent)) if parent else []
+    return once_made(LINK.format(**wildcards), PATHS.link(*parent)) if parent else []
 
 
 def parent_lineage(wildcards):
     parent = link_of(wildcards)["parent"]
-    return f"{link_folder(*parent)}.json" if parent else []
+    return f"{PATHS.link(*parent)}.json" if parent else []
 
 
 def own_link(wildcards):
     link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
-    return once_made(CHECKPOINT.format(**wildcards), link_folder(wildcards.trajectory, link))
+    return once_made(CHECKPOINT.format(**wildcards), PATHS.link(wildcards.trajectory, link))
 
 
 def own_lineage(wildcards):
     link = PLAN.link_of(wildcards.trajectory, step_of(wildcards))
-    return f"{link_folder(wildcards.trajectory, link)}.json"
+    return f"{PATHS.link(wildcards.trajectory, link)}.json"
 
 
 def training_tokens(kind):
@@ -201,7 +189,7 @@ def training_tokens(kind):
 
 
 def tokenizer_of_run(wildcards):
-    return ancient(f"{RESOURCES}/tokenizers/{PLAN.trajectories[wildcards.trajectory]['tokenizer']}/tokenizer")
+    return ancient(f"{PATHS.tokenizer(PLAN.trajectories[wildcards.trajectory]['tokenizer'])}/tokenizer")
 
 
 # --- cells -------------------------------------------------------------------------------------------------------------
@@ -276,7 +264,7 @@ def suite_data(name):
 
 def suite_datasets(wildcards):
     """The file that stands for all of these data; none where a suite reads none."""
-    return f"{RESOURCES}/datasets/suite-{wildcards.suite}.json" if PLAN.suites[wildcards.suite]["datasets"] else []
+    return PATHS.suite_data(wildcards.suite) if PLAN.suites[wildcards.suite]["datasets"] else []
 
 
 def suite_prompts(wildcards):
@@ -296,7 +284,7 @@ def table_files():
     """Both files of each table, by the names that tabulate gives them."""
     files = {}
     for table in TABLES:
-        path = f"{RESULTS}/tables/{{study}}/{table}"
+        path = f"{PATHS.tables()}/{table}"
         caption = f"../../reports/captions/{table}.rst"
         files[f"{table}_parquet"] = f"{path}.parquet"
         files[f"{table}_csv"] = report(f"{path}.csv", caption=caption, category="Tables", labels={"table": table})

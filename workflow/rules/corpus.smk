@@ -7,14 +7,14 @@ localrules:
 
 rule corpus:
     output:
-        train=f"{RESOURCES}/corpora/{{corpus}}/train.parquet",
-        validation=f"{RESOURCES}/corpora/{{corpus}}/validation.parquet",
-        calibration=f"{RESOURCES}/corpora/{{corpus}}/calibration.parquet",
-        manifest=f"{RESOURCES}/corpora/{{corpus}}/manifest.json",
+        train=f"{PATHS.corpus()}/train.parquet",
+        validation=f"{PATHS.corpus()}/validation.parquet",
+        calibration=f"{PATHS.corpus()}/calibration.parquet",
+        manifest=f"{PATHS.corpus()}/manifest.json",
     log:
-        f"{RESULTS}/logs/corpus/{{corpus}}.log",
+        f"{PATHS.logs('corpus')}/{{corpus}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/corpus/{{corpus}}.tsv"
+        f"{PATHS.benchmarks('corpus')}/{{corpus}}.tsv"
     conda:
         ENV
     params:

@@ -9,11 +9,11 @@ rule evaluate_loss:
         baseline=baseline_file("model"),
         validation=validation_tokens,
     output:
-        f"{EVALUATED}/loss-{{corpus}}.parquet",
+        PATHS.loss(),
     log:
-        f"{RESULTS}/logs/evaluate_loss/{{trajectory}}/{{checkpoint}}/{{method}}/{{corpus}}.log",
+        f"{PATHS.logs('evaluate_loss')}/{{trajectory}}/{{checkpoint}}/{{method}}/{{corpus}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate_loss/{{trajectory}}/{{checkpoint}}/{{method}}/{{corpus}}.tsv"
+        f"{PATHS.benchmarks('evaluate_loss')}/{{trajectory}}/{{checkpoint}}/{{method}}/{{corpus}}.tsv"
     conda:
         ENV
     threads: THREADS

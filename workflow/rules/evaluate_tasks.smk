@@ -7,15 +7,15 @@ localrules:
 
 rule task_documents:
     input:
-        corpus=f"{RESOURCES}/corpora/{{corpus}}/manifest.json",
-        text=ancient(f"{RESOURCES}/corpora/{{corpus}}/validation.parquet"),
+        corpus=f"{PATHS.corpus()}/manifest.json",
+        text=ancient(f"{PATHS.corpus()}/validation.parquet"),
     output:
-        choice=f"{RESOURCES}/tasks/{{corpus}}/choice.jsonl",
-        cloze=f"{RESOURCES}/tasks/{{corpus}}/cloze.jsonl",
-        rolling=f"{RESOURCES}/tasks/{{corpus}}/rolling.jsonl",
-        manifest=f"{RESOURCES}/tasks/{{corpus}}/manifest.json",
+        choice=f"{PATHS.task_documents()}/choice.jsonl",
+        cloze=f"{PATHS.task_documents()}/cloze.jsonl",
+        rolling=f"{PATHS.task_documents()}/rolling.jsonl",
+        manifest=f"{PATHS.task_documents()}/manifest.json",
     log:
-        f"{RESULTS}/logs/task_documents/{{corpus}}.log",
+        f"{PATHS.logs('task_documents')}/{{corpus}}.log",
     conda:
         ENV
     params:
@@ -37,11 +37,11 @@ rule evaluate_tasks:
         datasets=suite_datasets,
     output:
         results=f"{EVALUATED}/tasks-{{suite}}.json",
-        samples=f"{EVALUATED}/tasks-{{suite}}.parquet",
+        samples=PATHS.tasks(),
     log:
-        f"{RESULTS}/logs/evaluate_tasks/{{trajectory}}/{{checkpoint}}/{{method}}/{{suite}}.log",
+        f"{PATHS.logs('evaluate_tasks')}/{{trajectory}}/{{checkpoint}}/{{method}}/{{suite}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate_tasks/{{trajectory}}/{{checkpoint}}/{{method}}/{{suite}}.tsv"
+        f"{PATHS.benchmarks('evaluate_tasks')}/{{trajectory}}/{{checkpoint}}/{{method}}/{{suite}}.tsv"
     conda:
         ENV
     threads: THREADS

@@ -13,10 +13,10 @@ localrules:
 
 rule fetch_tokenizer:
     output:
-        tokenizer=directory(f"{RESOURCES}/tokenizers/{{tokenizer}}/tokenizer"),
-        manifest=f"{RESOURCES}/tokenizers/{{tokenizer}}/manifest.json",
+        tokenizer=directory(f"{PATHS.tokenizer()}/tokenizer"),
+        manifest=f"{PATHS.tokenizer()}/manifest.json",
     log:
-        f"{RESULTS}/logs/fetch_tokenizer/{{tokenizer}}.log",
+        f"{PATHS.logs('fetch_tokenizer')}/{{tokenizer}}.log",
     wildcard_constraints:
         tokenizer=any_of(map(PLAN.tokenizer, PLAN.by_source("hub"))),
     conda:
@@ -26,7 +26,7 @@ rule fetch_tokenizer:
     params:
         definition=tokenizer_definition,
         locked=locked_tokenizer,
-        state=f"{RESOURCES}/state/fetch_tokenizer/{{tokenizer}}",
+        state=f"{PATHS.state()}/fetch_tokenizer/{{tokenizer}}",
         code=fingerprint("fetch_tokenizer"),
     script:
         "../../scripts/fetch_tokenizer.py"
@@ -40,9 +40,9 @@ rule fetch:
         model=fetched_weights(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
     log:
-        f"{RESULTS}/logs/fetch/{{trajectory}}/{{checkpoint}}.log",
+        f"{PATHS.logs('fetch')}/{{trajectory}}/{{checkpoint}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/fetch/{{trajectory}}/{{checkpoint}}.tsv"
+        f"{PATHS.benchmarks('fetch')}/{{trajectory}}/{{checkpoint}}.tsv"
     wildcard_constraints:
         trajectory=any_of(PLAN.by_source("hub")),
     conda:
@@ -52,7 +52,7 @@ rule fetch:
     params:
         published=published,
         identity=identity,
-        state=f"{RESOURCES}/state/fetch/{{trajectory}}/{{checkpoint}}",
+        state=f"{PATHS.state()}/fetch/{{trajectory}}/{{checkpoint}}",
         code=fingerprint("fetch"),
     script:
         "../../scripts/fetch.py"
@@ -72,6 +72,6 @@ rule measured:
         measurements_of_checkpoint,
         before=measured_before,
     output:
-        touch(f"{RESULTS}/measured/{STUDY}/{{trajectory}}/{{checkpoint}}"),
+        touch(PATHS.measured(STUDY)),
     wildcard_constraints:
         trajectory=any_of(PLAN.by_source("hub")),

@@ -12,7 +12,7 @@ rule fetch_dataset:
         data=f"{DATASET}/0000.parquet",
         manifest=f"{DATASET}/manifest.json",
     log:
-        f"{RESULTS}/logs/fetch_dataset/{{dataset}}/{{configuration}}/{{part}}.log",
+        f"{PATHS.logs('fetch_dataset')}/{{dataset}}/{{configuration}}/{{part}}.log",
     wildcard_constraints:
         dataset="[^/]+",
         configuration="[^/]+",
@@ -23,7 +23,7 @@ rule fetch_dataset:
         downloads=1,
     params:
         locked=locked_dataset,
-        state=f"{RESOURCES}/state/fetch_dataset/{{dataset}}/{{configuration}}/{{part}}",
+        state=f"{PATHS.state()}/fetch_dataset/{{dataset}}/{{configuration}}/{{part}}",
         code=fingerprint("fetch_dataset"),
     script:
         "../../scripts/fetch_dataset.py"
@@ -34,9 +34,9 @@ rule gather_datasets:
         manifests=suite_data("manifest.json"),
         data=suite_data("0000.parquet"),
     output:
-        f"{RESOURCES}/datasets/suite-{{suite}}.json",
+        PATHS.suite_data(),
     log:
-        f"{RESULTS}/logs/gather_datasets/{{suite}}.log",
+        f"{PATHS.logs('gather_datasets')}/{{suite}}.log",
     conda:
         ENV
     params:

@@ -7,18 +7,18 @@ localrules:
 
 rule plot:
     input:
-        measurements=f"{RESULTS}/tables/{{study}}/measurements.parquet",
-        checkpoints=f"{RESULTS}/tables/{{study}}/checkpoints.parquet",
+        measurements=f"{PATHS.tables()}/measurements.parquet",
+        checkpoints=f"{PATHS.tables()}/checkpoints.parquet",
     output:
         svg=report(
-            f"{RESULTS}/figures/{{study}}/{{figure}}.svg",
+            f"{PATHS.figures()}/{{figure}}.svg",
             caption="../../reports/captions/figure.rst",
             category="Figures",
             labels={"study": "{study}", "figure": "{figure}"},
         ),
-        png=f"{RESULTS}/figures/{{study}}/{{figure}}.png",
+        png=f"{PATHS.figures()}/{{figure}}.png",
     log:
-        f"{RESULTS}/logs/plot/{{study}}/{{figure}}.log",
+        f"{PATHS.logs('plot')}/{{study}}/{{figure}}.log",
     conda:
         ENV
     params:

@@ -9,7 +9,7 @@ rule publish:
         model=directory(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
     log:
-        f"{RESULTS}/logs/publish/{{trajectory}}/{{checkpoint}}.log",
+        f"{PATHS.logs('publish')}/{{trajectory}}/{{checkpoint}}.log",
     wildcard_constraints:
         trajectory=any_of(PLAN.by_source("train")),
     conda:
@@ -30,7 +30,7 @@ rule publish_local:
         model=directory(f"{CHECKPOINT}/model"),
         manifest=f"{CHECKPOINT}/manifest.json",
     log:
-        f"{RESULTS}/logs/publish_local/{{trajectory}}/{{checkpoint}}.log",
+        f"{PATHS.logs('publish_local')}/{{trajectory}}/{{checkpoint}}.log",
     wildcard_constraints:
         trajectory=any_of(PLAN.by_source("local")),
     conda:

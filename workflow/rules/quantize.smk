@@ -13,9 +13,9 @@ rule quantize:
         layers=f"{QUANTIZED}/layers.parquet",
         manifest=f"{QUANTIZED}/manifest.json",
     log:
-        f"{RESULTS}/logs/quantize/{{trajectory}}/{{checkpoint}}/{{method}}.log",
+        f"{PATHS.logs('quantize')}/{{trajectory}}/{{checkpoint}}/{{method}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/quantize/{{trajectory}}/{{checkpoint}}/{{method}}.tsv"
+        f"{PATHS.benchmarks('quantize')}/{{trajectory}}/{{checkpoint}}/{{method}}.tsv"
     conda:
         ENV
     threads: THREADS

@@ -7,8 +7,8 @@ localrules:
 
 rule report:
     input:
-        tables=[f"{RESULTS}/tables/{{study}}/{table}.parquet" for table in TABLES],
-        figures=[f"{RESULTS}/figures/{{study}}/{figure}.svg" for figure in FIGURES],
+        tables=[f"{PATHS.tables()}/{table}.parquet" for table in TABLES],
+        figures=[f"{PATHS.figures()}/{figure}.svg" for figure in FIGURES],
         manifests=checkpoint_manifests() + quantized_manifests(PLAN.cells),
         captions=["reports/captions/figure.rst", "reports/captions/measurements.rst"],
         template="reports/report.py",
@@ -16,13 +16,13 @@ rule report:
         citation="CITATION.cff",
     output:
         report(
-            f"{RESULTS}/report/{{study}}.html",
+            PATHS.report(),
             caption="../../reports/captions/report.rst",
             category="Report",
             labels={"study": "{study}"},
         ),
     log:
-        f"{RESULTS}/logs/report/{{study}}.log",
+        f"{PATHS.logs('report')}/{{study}}.log",
     conda:
         ENV
     params:

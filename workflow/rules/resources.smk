@@ -1,6 +1,6 @@
 # What the jobs of each rule ask a cluster for; how much is worked out in scripts/lib/cluster/requests.py.
 
-from scripts.lib.cluster.requests import needs
+from scripts.lib.cluster import requests
 from scripts.lib.cluster.cluster_site import gpu_request, load_site
 
 try:
@@ -8,7 +8,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-NEEDS = {name: needs(PLAN, name) for name in PLAN.trajectories}
+NEEDS = {name: requests.needs(PLAN, name) for name in PLAN.trajectories}
 GPU = gpu_request(SITE) if DEVICE == "cuda" else {}
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+from scripts.lib.study import needs
 from scripts.lib.study.trajectories import require_pins
 
 CELLS = defaultdict(list)  # of each checkpoint
@@ -23,12 +24,12 @@ def tokenizer_definition(wildcards):
 def tokenizer_corpus(wildcards):
     """Manifest of the corpus that a tokenizer is trained on, if it is."""
     corpus = tokenizer_definition(wildcards).get("corpus")
-    return f"{RESOURCES}/corpora/{corpus}/manifest.json" if corpus else []
+    return f"{PATHS.corpus(corpus)}/manifest.json" if corpus else []
 
 
 def tokenizer_text(wildcards):
     corpus = tokenizer_definition(wildcards).get("corpus")
-    return ancient(f"{RESOURCES}/corpora/{corpus}/train.parquet") if corpus else []
+    return ancient(f"{PATHS.corpus(corpus)}/train.parquet") if corpus else []
 
 
 def local_folder(wildcards):
@@ -65,7 +66,7 @@ def fetched_weights(path):
 def measured_before(wildcards):
     """Under a disk budget: the mark of the checkpoint that has to be measured before this one is fetched."""
     before = PLAN.waits_for.get((wildcards.trajectory, step_of(wildcards)))
-    return f"{RESULTS}/measured/{STUDY}/{before[0]}/step-{before[1]}" if before else []
+    return PATHS.measured(STUDY, before[0], f"step-{before[1]}") if before else []
 
 
 def measurements_of_checkpoint(wildcards):
@@ -81,7 +82,7 @@ def locked_tokenizer(wildcards):
 
 
 def fetched_tokenizer(wildcards):
-    return ancient(f"{RESOURCES}/tokenizers/{PLAN.tokenizer(wildcards.trajectory)}/tokenizer")
+    return ancient(f"{PATHS.tokenizer(PLAN.tokenizer(wildcards.trajectory))}/tokenizer")
 
 
 def locked_dataset(wildcards):
@@ -100,14 +101,14 @@ def prefetched():
 
     Checkpoints that are deleted once they are measured are fetched when their turn comes.
     """
-    published = jobs.published_needed(PLAN)
+    published = needs.published_needed(PLAN)
     tokenizers = sorted({PLAN.tokenizer(name) for name, _ in published})
-    corpora = jobs.corpora_needed(PLAN, jobs.tokens_needed(PLAN))
+    corpora = needs.corpora_needed(PLAN, needs.tokens_needed(PLAN))
     data = [path for suite in PLAN.suites.values() for path in suite["documents"] + suite["datasets"]]
     data += [f"datasets/suite-{name}.json" for name, suite in PLAN.suites.items() if suite["datasets"]]
     return [
         *(of_checkpoint("manifest.json", *point) for point in published if config["fetch"]["keep_weights"]),
-        *(f"{RESOURCES}/tokenizers/{name}/manifest.json" for name in tokenizers),
-        *(f"{RESOURCES}/corpora/{name}/manifest.json" for name in corpora),
+        *(f"{PATHS.tokenizer(name)}/manifest.json" for name in tokenizers),
+        *(f"{PATHS.corpus(name)}/manifest.json" for name in corpora),
         *(f"{RESOURCES}/{path}" for path in data),
     ]

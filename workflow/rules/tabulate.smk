@@ -10,7 +10,7 @@ rule tabulate:
     output:
         **table_files(),
     log:
-        f"{RESULTS}/logs/tabulate/{{study}}.log",
+        f"{PATHS.logs('tabulate')}/{{study}}.log",
     conda:
         ENV
     resources:

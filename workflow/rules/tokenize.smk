@@ -6,12 +6,12 @@ rule tokenizer:
         corpus=tokenizer_corpus,
         text=tokenizer_text,
     output:
-        tokenizer=directory(f"{RESOURCES}/tokenizers/{{tokenizer}}/tokenizer"),
-        manifest=f"{RESOURCES}/tokenizers/{{tokenizer}}/manifest.json",
+        tokenizer=directory(f"{PATHS.tokenizer()}/tokenizer"),
+        manifest=f"{PATHS.tokenizer()}/manifest.json",
     log:
-        f"{RESULTS}/logs/tokenizer/{{tokenizer}}.log",
+        f"{PATHS.logs('tokenizer')}/{{tokenizer}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/tokenizer/{{tokenizer}}.tsv"
+        f"{PATHS.benchmarks('tokenizer')}/{{tokenizer}}.tsv"
     wildcard_constraints:
         tokenizer=any_of([*config["tokenize"], *PLAN.by_source("local")]),
     conda:
@@ -28,18 +28,18 @@ rule tokenizer:
 
 rule tokenize:
     input:
-        corpus=f"{RESOURCES}/corpora/{{corpus}}/manifest.json",
-        text=ancient(f"{RESOURCES}/corpora/{{corpus}}/{{split}}.parquet"),
-        manifest=f"{RESOURCES}/tokenizers/{{tokenizer}}/manifest.json",
-        tokenizer=ancient(f"{RESOURCES}/tokenizers/{{tokenizer}}/tokenizer"),
+        corpus=f"{PATHS.corpus()}/manifest.json",
+        text=ancient(f"{PATHS.corpus()}/{{split}}.parquet"),
+        manifest=f"{PATHS.tokenizer()}/manifest.json",
+        tokenizer=ancient(f"{PATHS.tokenizer()}/tokenizer"),
     output:
         tokens=f"{TOKENS}.npy",
         documents=f"{TOKENS}-documents.parquet",
         manifest=f"{TOKENS}.json",
     log:
-        f"{RESULTS}/logs/tokenize/{{tokenizer}}/{{corpus}}-{{split}}.log",
+        f"{PATHS.logs('tokenize')}/{{tokenizer}}/{{corpus}}-{{split}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/tokenize/{{tokenizer}}/{{corpus}}-{{split}}.tsv"
+        f"{PATHS.benchmarks('tokenize')}/{{tokenizer}}/{{corpus}}-{{split}}.tsv"
     conda:
         ENV
     resources:

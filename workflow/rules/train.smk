@@ -13,7 +13,7 @@ rule lineage:
     output:
         f"{LINK}.json",
     log:
-        f"{RESULTS}/logs/lineage/{{trajectory}}/{{link}}.log",
+        f"{PATHS.logs('lineage')}/{{trajectory}}/{{link}}.log",
     conda:
         ENV
     params:
@@ -34,9 +34,9 @@ rule train:
     output:
         directory(LINK),
     log:
-        f"{RESULTS}/logs/train/{{trajectory}}/{{link}}.log",
+        f"{PATHS.logs('train')}/{{trajectory}}/{{link}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{trajectory}}/{{link}}.tsv"
+        f"{PATHS.benchmarks('train')}/{{trajectory}}/{{link}}.tsv"
     priority: 10
     conda:
         ENV
@@ -48,6 +48,6 @@ rule train:
         run=run_of,
         link=link_span,
         save_every=config["train"]["save_every"],
-        state=f"{RESOURCES}/state/{{trajectory}}/{{link}}",
+        state=f"{PATHS.state()}/{{trajectory}}/{{link}}",
     script:
         "../../scripts/train.py"

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from scipy.optimize import nnls
 
 from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.cluster import disk, requests
-from scripts.lib.cluster.jobs import Job, Works, checkpoints_needed, list_jobs
+from scripts.lib.cluster.graph import Job, read_graph
+from scripts.lib.cluster.work import Works
 from scripts.lib.study.plan import BASELINE, Plan
 from scripts.lib.study.sizes import checkpoint_bytes, quantized_bytes
 
@@ -31,20 +32,16 @@ class Pace:
 DISK, NETWORK = requests.DISK_BYTES, 1e7  # bytes a second, of a download
 DOWNLOADS = 4  # at once, as both profiles say
 FETCHING = ("fetch", "fetch_tokenizer", "fetch_dataset")
+MAKING_CHECKPOINTS = ("publish", "publish_local", "average", "fetch")
 COMPUTING = ("train", "quantize", "evaluate_loss", "evaluate_tasks")  # with compute.threads threads, or on a GPU
-# Work is counted as in scripts/lib/cluster/jobs.py. Starts, and rates for one thread of a CPU, are what the studies
+# Work is counted as in scripts/lib/cluster/work.py. Starts, and rates for one thread of a CPU, are what the studies
 # smoke and methods took on a virtual machine with two cores (float32).
 DEFAULTS = {
     "corpus": Pace(0, 0.4),
     "fetch_tokenizer": Pace(5),
     "tokenizer": Pace(3, 4),
     "tokenize": Pace(8, 2),
-    "task_documents": Pace(1),
     "fetch_dataset": Pace(3),
-    "gather_datasets": Pace(0.5),
-    "make_room": Pace(0),
-    "measured": Pace(0),
-    "lineage": Pace(0.5),
     "train": Pace(13, 6.5e10),
     "publish": Pace(0.5, DISK),
     "publish_local": Pace(0.5, DISK),
@@ -56,8 +53,8 @@ DEFAULTS = {
     "tabulate": Pace(1, 100),
     "plot": Pace(2.5),
     "report": Pace(5),
-    "all": Pace(0),
 }
+SHORT = Pace(0.5)  # of every other stage
 CUDA_RATE = requests.FLOPS["cuda"]  # of all that computes: an estimate for a data centre's GPU, never measured
 ALIKE = 4  # work that differs by no more than this factor says nothing about a rate
 VISIBLE = 0.1  # of the start: what less work takes is lost in what else differs between jobs, such as libraries
@@ -105,10 +102,9 @@ def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[
     Returns:
         stage -> names -> (work, seconds).
     """
-    results, found = Path(plan.config["folders"]["results"]), {}
-    refused = {}
-    for path in sorted((results / "benchmarks").glob("*/**/*.tsv")):
-        stage, *names = path.relative_to(results / "benchmarks").with_suffix("").parts
+    folder, found, refused = Path(plan.paths.benchmarks("")), {}, {}
+    for path in sorted(folder.glob("*/**/*.tsv")):
+        stage, *names = path.relative_to(folder).with_suffix("").parts
         names = tuple(names)
         try:
             work, loading = works.of(stage, names), works.loading(stage, names)
@@ -116,7 +112,9 @@ def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[
             continue  # of another study
         cell = Path(*names[:3])
         if stage in COMPUTING[1:] and cell not in refused:
-            refused[cell] = cell.name != BASELINE and is_refused(results / "quantized" / cell / "manifest.json")
+            refused[cell] = cell.name != BASELINE and is_refused(
+                Path(plan.paths.quantized(*names[:3]), "manifest.json")
+            )
         seconds = read_benchmark(path)["wall_seconds"]
         if stage in DEFAULTS and seconds is not None and not refused.get(cell):
             found.setdefault(stage, {})[names] = (work, max(seconds - loading, 0.0))
@@ -147,7 +145,7 @@ class Forecast:
     def seconds(self, jobs: list[Job], paces: dict[str, Pace] | None = None) -> float:
         """Seconds of jobs one after the other, by the paces in use or by others."""
         paces = self.paces if paces is None else paces
-        return sum(paces[job.stage].seconds(job.work) + job.loading for job in jobs)
+        return sum(paces.get(job.stage, SHORT).seconds(job.work) + job.loading for job in jobs)
 
     def outcome(self, jobs: list[Job]) -> float | None:
         """Measured seconds of jobs, if all of them were."""
@@ -157,11 +155,9 @@ class Forecast:
         return sum(seconds + job.loading for (_, seconds), job in zip(found, jobs, strict=True))
 
     def wall(self, jobs: list[Job]) -> float:
-        """Seconds of jobs with `at_once` side by side: no less than the longest, than downloads, a chain or a lane."""
-        longest = max((self.seconds([job]) for job in jobs), default=0.0)
+        """Seconds of jobs with `at_once` side by side: no less than downloads, or the longest way through the graph."""
         downloads = self.seconds([job for job in jobs if job.stage in FETCHING]) / DOWNLOADS
-        chains = self._longest_chain(jobs), self._longest_lane(jobs)
-        return max(self.seconds(jobs) / self.at_once, longest, downloads, *chains)
+        return max(self.seconds(jobs) / self.at_once, downloads, self._longest_way(jobs))
 
     def units(self, stage: str) -> tuple[str, int]:
         """ "GPU" or "CPU", and how many of them a job of the stage holds."""
@@ -175,46 +171,32 @@ class Forecast:
         held = [(job, self.units(job.stage)) for job in jobs]
         return sum(number * self.seconds([job]) for job, (kind, number) in held if kind == unit)
 
-    def _longest_chain(self, jobs: list[Job]) -> float:
-        links = {job.names: self.seconds([job]) for job in jobs if job.stage == "train"}
-
-        def until(link: tuple[str, str] | None) -> float:
-            return links.get(link, 0.0) + until(self.plan.links(link[0])[link[1]]["parent"]) if link else 0.0
-
-        return max(map(until, links), default=0.0)
-
-    def _longest_lane(self, jobs: list[Job]) -> float:
-        """Of the checkpoints that wait for one another under a disk budget, with the cells of each side by side."""
-        fetched, quantized, evaluated = {}, {}, {}
-        kinds = {"fetch": fetched, "quantize": quantized, "evaluate_loss": evaluated, "evaluate_tasks": evaluated}
-        for job in jobs:
-            if (found := kinds.get(job.stage)) is not None:
-                found[job.names[:3]] = max(found.get(job.names[:3], 0.0), self.seconds([job]))
-        slowest = Counter()
-        for cell in {**quantized, **evaluated}:
-            slowest[cell[:2]] = max(slowest[cell[:2]], quantized.get(cell, 0.0) + evaluated.get(cell, 0.0))
-
-        def until(point: tuple[str, int] | None) -> Iterator[float]:
-            while point:
-                names = (point[0], f"step-{point[1]}")
-                yield fetched.get(names, 0.0) + slowest[names]
-                point = self.plan.waits_for.get(point)
-
-        ends = self.plan.waits_for.keys() - set(self.plan.waits_for.values())
-        return max((sum(until(point)) for point in ends), default=0.0)
+    def _longest_way(self, jobs: list[Job]) -> float:
+        """Seconds of the slowest of the ways through the graph: of jobs that each wait for the one before."""
+        wanted, until = set(jobs), []
+        for job in self.jobs:
+            before = max((until[place] for place in job.after), default=0.0)
+            until.append(before + (self.seconds([job]) if job in wanted else 0.0))
+        return max(until, default=0.0)
 
 
-def make_forecast(plan: Plan, at_once: int) -> Forecast:
-    """Count a study's jobs and work out how long they take.
+def make_forecast(plan: Plan, config: Sequence[Path | str], at_once: int) -> Forecast:
+    """Take a study's jobs from Snakemake's graph and work out how long they take.
 
     Args:
         plan: a worked-out study.
+        config: its config files, as `plan.config_files` has them.
         at_once: jobs side by side.
     """
     works, compute = Works(plan), plan.config["compute"]
     found, defaults = measured(plan, works), default_paces(compute["device"], compute["threads"])
     fitted = {stage: fit(list(jobs.values()), defaults[stage]) for stage, jobs in found.items()}
-    return Forecast(plan, list_jobs(plan, works), defaults, defaults | fitted, found, at_once)
+    return Forecast(plan, read_graph(config, works), defaults, defaults | fitted, found, at_once)
+
+
+def checkpoint_jobs(jobs: list[Job]) -> list[Job]:
+    """The jobs that make or fetch a checkpoint."""
+    return [job for job in jobs if job.stage in MAKING_CHECKPOINTS]
 
 
 def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
@@ -224,8 +206,9 @@ def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
         trajectory -> checkpoints, largest, bytes, download and download_left (0 unless it is published),
         sources (how many sizes come from where).
     """
-    there, rows = {job.names for job in jobs if job.stage == "fetch" and job.done}, {}
-    for name, step in checkpoints_needed(plan):
+    rows = {}
+    for job in sorted(checkpoint_jobs(jobs), key=lambda job: job.names):
+        name, step = job.names[0], int(job.names[1].removeprefix("step-"))
         size, source = checkpoint_bytes(plan, name, step)
         empty = {"checkpoints": 0, "largest": 0, "bytes": 0, "download": 0, "download_left": 0, "sources": Counter()}
         row = rows.setdefault(name, empty)
@@ -233,24 +216,25 @@ def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
         row["largest"] = max(row["largest"], size)
         row["bytes"] += size
         row["sources"][source] += 1
-        if plan.trajectories[name]["source"] == "hub":
+        if job.stage == "fetch":
             row["download"] += size
-            row["download_left"] += 0 if (name, f"step-{step}") in there else size
+            row["download_left"] += 0 if job.done else size
     return rows
 
 
-def peak_disk(plan: Plan, at_once: int) -> int:
+def peak_disk(plan: Plan, jobs: list[Job], at_once: int) -> int:
     """Bytes of all checkpoints that are made or fetched, and of all quantized models that lie there at the same time.
 
     Args:
+        jobs: of the study.
         at_once: jobs side by side: as many models there are where the study does not keep weights.
     """
     budget, bounded, places = plan.config["fetch"]["disk_budget"], set(), []
     if budget is not None:
         bounded, held = set(plan.by_source("hub")), disk.footprints(plan)
         places = [held[lane[0]] for lane in disk.lanes(held, budget)]
-    steps = [(name, step) for name, step in checkpoints_needed(plan) if plan.trajectories[name]["source"] != "local"]
-    checkpoints = [checkpoint_bytes(plan, *step)[0] for step in steps if step[0] not in bounded]
+    made = [job.names for job in checkpoint_jobs(jobs) if job.stage != "publish_local" and job.names[0] not in bounded]
+    checkpoints = [checkpoint_bytes(plan, name, int(step.removeprefix("step-")))[0] for name, step in made]
     kinds = Counter((cell.trajectory, cell.method) for cell in plan.cells if cell.method != BASELINE)
     sizes = [quantized_bytes(plan, *kind) for kind in kinds.elements() if kind[0] not in bounded]
     kept = sizes if plan.config["quantize"]["keep_weights"] else sorted(sizes, reverse=True)[:at_once]

@@ -16,8 +16,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, parse_ratelimit_headers
+from huggingface_hub.utils import (
+    WeakFileLock,
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+)
 
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress
@@ -25,7 +30,8 @@ from scripts.lib.runtime.logs import Progress
 ATTEMPTS = 6  # of a call or a file; with the waits below two to five minutes
 SHORTEST_WAIT, LONGEST_WAIT = 10, 120  # seconds
 LONGEST_ASKED = 900  # seconds that a hub may ask to wait for with a listing; in downloads, huggingface_hub waits itself
-TIMEOUT = 60  # seconds, of a listing
+TIMEOUT = 60  # seconds, of a listing, or without a byte of a file
+PARTIAL = 206  # status of an answer that goes on in the middle
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES += ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "chat_template.jinja")
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -130,7 +136,7 @@ def fetch_files(resolved: dict, folder: Path) -> None:
 def fetch_file(repo: str, commit: str, name: str, entry: dict, folder: Path, kind: str = "model") -> Path:
     """A file of a commit, in a folder; a part that an earlier job left is gone on with, a wrong one is fetched again.
 
-    By huggingface_hub's plain download, which itself neither checks hashes nor goes on with another process's part.
+    Not by huggingface_hub's own download, which neither checks hashes nor goes on with another process's part.
 
     Args:
         entry: its size and hash, as `describe_revision` gives them.
@@ -156,11 +162,20 @@ def fetch_file(repo: str, commit: str, name: str, entry: dict, folder: Path, kin
 
 
 def download(url: str, part: Path, size: int) -> None:
-    """Download what is missing of a file of so many bytes."""
+    """Download what is missing of a file of so many bytes; all of it where the hub does not go on in the middle."""
     if part.is_file() and part.stat().st_size > size:
         part.unlink()
     with open(part, "ab") as file:
-        http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
+        start = file.tell()
+        if size and start == size:
+            return
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT) as response:
+            hf_raise_for_status(response)
+            if start and response.status_code != PARTIAL:
+                file.truncate(0)
+            for chunk in response.iter_raw():
+                file.write(chunk)
 
 
 def has_hash(path: Path, entry: dict) -> bool:

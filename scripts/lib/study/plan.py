@@ -10,6 +10,7 @@ from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
 from scripts.lib.study import schedules
 from scripts.lib.study.config import require_split, require_study
+from scripts.lib.study.paths import Paths
 from scripts.lib.study.recipes import load_recipe
 from scripts.lib.study.selection import select
 from scripts.lib.study.sizes import Model, size_of_folder, size_of_model, size_of_published
@@ -31,9 +32,9 @@ class Cell:
         return f"step-{self.step}"
 
     @property
-    def folder(self) -> Path:
-        """Its place below results/quantized and results/evaluated."""
-        return Path(self.trajectory, self.checkpoint, self.method)
+    def names(self) -> tuple[str, str, str]:
+        """Trajectory, checkpoint and method, as its places are made of them."""
+        return self.trajectory, self.checkpoint, self.method
 
 
 @dataclass
@@ -54,6 +55,11 @@ class Plan:
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
     suites: dict[str, dict] = field(default_factory=dict)
     waits_for: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> Paths:
+        """Where everything that is derived lies."""
+        return Paths(**self.config["folders"])
 
     @property
     def cells(self) -> list[Cell]:
@@ -240,13 +246,22 @@ def load_plan(study: str = "", *more: str) -> Plan:
     from snakemake.utils import update_config
 
     config = read_yaml("config/default.yaml")
+    for file in config_files(study, *more):
+        update_config(config, read_yaml(file))
+    return make_plan(config)
+
+
+def config_files(study: str = "", *more: str) -> list[Path]:
+    """The files that make a study's config, after config/default.yaml: its own and further ones.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
     path = Path(f"config/studies/{study}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
-    for file in (path, *more):
-        update_config(config, read_yaml(file))
-    return make_plan(config)
+    return [path, *map(Path, more)]
 
 
 def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:

@@ -1,0 +1,81 @@
+"""How much work the jobs of a study are, worked out from its plan: what a pace is a pace of."""
+
+from scripts.lib.cluster import requests
+from scripts.lib.study.plan import BASELINE, Plan
+from scripts.lib.study.sizes import checkpoint_bytes
+
+LOADED = {"quantize": 3, "evaluate_loss": 1, "evaluate_tasks": 1}  # how often weights are moved, as requests.py counts
+SOME_PACKAGES = 25  # work of a corpus that is not made of packages: as much as the default one
+
+
+class Works:
+    """How much work the jobs of a study are; 0 where only the start of a job counts.
+
+    train, quantize, evaluate_loss, evaluate_tasks: model FLOPs. fetch, publish, average: bytes. corpus, tokenizer,
+    tokenize (of a train split): packages. tabulate: cells.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.models = {name: plan.model(name) for name in plan.trajectories}
+        self.tokenizers = {*plan.config["tokenize"], *map(plan.tokenizer, plan.trajectories)}
+        self.quantizing = {}
+
+    def of(self, stage: str, names: tuple[str, ...]) -> float:
+        """Work of the job of a stage with these wildcards.
+
+        Raises:
+            LookupError: the plan has no trajectory, method, link, suite, corpus or tokenizer of that name.
+        """
+        work = getattr(self, f"_{stage}", None)
+        return work(*names) if work else 0.0
+
+    def loading(self, stage: str, names: tuple[str, ...]) -> float:
+        """Seconds that the job spends on reading and writing weights, besides its work."""
+        return LOADED[stage] * requests.moved(self.models[names[0]]) if stage in LOADED else 0.0
+
+    def _corpus(self, corpus: str) -> float:
+        return len(self.plan.config["corpus"][corpus].get("packages", range(SOME_PACKAGES)))
+
+    def _tokenizer(self, tokenizer: str) -> float:
+        if tokenizer not in self.tokenizers:
+            raise LookupError(tokenizer)
+        corpus = self.plan.tokenizer_definition(tokenizer).get("corpus")
+        return self._corpus(corpus) if corpus else 0
+
+    def _tokenize(self, tokenizer: str, name: str) -> float:
+        self._tokenizer(tokenizer)
+        corpus, split = name.rsplit("-", 1)
+        return self._corpus(corpus) * (split == "train")
+
+    def _train(self, name: str, link: str) -> float:
+        run, span = self.plan.trajectories[name], self.plan.links(name)[link]
+        tokens = (span["end"] - span["start"]) * run["batch_size"] * run["window"]
+        return requests.train_flops(self.models[name], tokens)
+
+    def _bytes(self, name: str, checkpoint: str) -> float:
+        return checkpoint_bytes(self.plan, name, int(checkpoint.removeprefix("step-")))[0]
+
+    _fetch = _publish = _publish_local = _bytes
+
+    def _average(self, name: str, checkpoint: str) -> float:
+        return self.plan.trajectories[name]["window"] * self._bytes(name, checkpoint)
+
+    def _quantize(self, name: str, checkpoint: str, method: str) -> float:
+        if (name, method) not in self.quantizing:
+            model, probe = self.models[name], self.plan.config["quantize"]["probe"]
+            tokens = requests.quantize_tokens(self.plan.recipes[method], probe, model)
+            self.quantizing[name, method] = requests.forward_flops(model, tokens)
+        return self.quantizing[name, method]
+
+    def _evaluate_loss(self, name: str, checkpoint: str, method: str, corpus: str) -> float:
+        settings = self.plan.config["evaluate_loss"]
+        models = 1 if method == BASELINE else 2
+        return models * requests.forward_flops(self.models[name], settings["windows"] * settings["window"])
+
+    def _evaluate_tasks(self, name: str, checkpoint: str, method: str, suite: str) -> float:
+        asked = requests.documents(self.plan, self.plan.suites[suite])
+        return requests.forward_flops(self.models[name], asked * requests.DOCUMENT_TOKENS)
+
+    def _tabulate(self, study: str) -> float:
+        return len(self.plan.cells)

@@ -1,0 +1,83 @@
+"""What a study needs from outside of its cells: checkpoints and what they are made of, text, tokenizers, data."""
+
+from pathlib import Path
+
+from scripts.lib.study.plan import BASELINE, Plan
+
+
+def checkpoints_needed(plan: Plan) -> list[tuple[str, int]]:
+    """(trajectory, step) of all checkpoints that the study measures or averages."""
+    found, left = set(), list(plan.checkpoints)
+    while left:
+        name, step = left.pop()
+        if (name, step) not in found:
+            found.add((name, step))
+            if plan.trajectories[name]["source"] == "average":
+                left += [(plan.trajectories[name]["of"], member) for member in plan.members(name, step)]
+    return sorted(found)
+
+
+def published_needed(plan: Plan) -> list[tuple[str, int]]:
+    """(trajectory, step) of those checkpoints that come from a hub."""
+    return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "hub"]
+
+
+def links_needed(plan: Plan) -> list[tuple[str, str]]:
+    """(trajectory, link) of all training that the study's checkpoints need."""
+    needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]]["source"] == "train"]
+    left, found = {(name, plan.link_of(name, step)) for name, step in needed}, set()
+    while left:
+        name, link = left.pop()
+        found.add((name, link))
+        parent = plan.links(name)[link]["parent"]
+        if parent and parent not in found:
+            left.add(parent)
+    return sorted(found)
+
+
+def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
+    """(tokenizer, corpus, split) of all token files: to train on, to be measured on, to calibrate and check with."""
+    found = set()
+    for name in {name for name, _ in links_needed(plan)}:
+        run = plan.trajectories[name]
+        found.add((run["tokenizer"], run["corpus"], "train"))
+    for cell in plan.cells:
+        tokenizer = plan.tokenizer(cell.trajectory)
+        found |= {(tokenizer, corpus, "validation") for corpus in plan.losses[cell]}
+        if cell.method != BASELINE:
+            recipe = plan.recipes[cell.method]
+            drawn = [plan.config["quantize"]["probe"], *([recipe["calibration"]] if "calibration" in recipe else [])]
+            found |= {(tokenizer, settings["corpus"], "calibration") for settings in drawn}
+    return sorted(found)
+
+
+def tokenizers_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
+    """Tokenizers of these tokens, and those that are fetched with checkpoints."""
+    fetched = {plan.tokenizer(name) for name, _ in published_needed(plan)}
+    return sorted({tokenizer for tokenizer, _, _ in tokens} | fetched)
+
+
+def corpora_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
+    """Corpora of these tokens, of tokenizers that are trained, and of the tasks' documents."""
+    tokenizers = tokenizers_needed(plan, tokens)
+    trained = {plan.tokenizer_definition(tokenizer).get("corpus") for tokenizer in tokenizers} - {None}
+    return sorted({corpus for _, corpus, _ in tokens} | trained | set(documents_needed(plan)))
+
+
+def documents_needed(plan: Plan) -> list[str]:
+    """Corpora whose validation split becomes documents of the study's own tasks."""
+    files = _files_of_suites(plan, "documents")
+    return sorted({path.parts[1] for path in files if len(path.parts) == 3 and path.parts[0] == "tasks"})
+
+
+def datasets_needed(plan: Plan) -> list[Path]:
+    """Files of data sets that the harness's own tasks read, below the resources folder."""
+    return sorted(_files_of_suites(plan, "datasets"))
+
+
+def _files_of_suites(plan: Plan, kind: str) -> set[Path]:
+    return {Path(path) for suite in _suites_asked(plan) for path in plan.suites[suite][kind]}
+
+
+def _suites_asked(plan: Plan) -> set[str]:
+    return {suite for suites in plan.tasks.values() for suite in suites}
