@@ -76,6 +76,7 @@ lint: setup ## format and lint of Python, Snakemake and the workflow
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/studies/smoke.yaml
+	$(BIN)/snakemake --lint
 
 test: lint ## the checks of every change
 	$(UNIT_TESTS) -m "not full"

@@ -39,34 +39,32 @@ localrules:
 rule all:
     default_target: True
     input:
-        PATHS.report(STUDY),
-        [f"{PATHS.figures(STUDY)}/{figure}.svg" for figure in FIGURES],
+        of_study(report_and_figures),
 
 
 rule all_prefetched:
     input:
-        prefetched(),
+        of_study(prefetched),
 
 
 rule all_checkpoints:
     input:
-        checkpoint_manifests(),
+        of_study(checkpoint_manifests),
 
 
 rule all_quantized:
     input:
-        quantized_manifests(PLAN.cells),
+        of_study(quantized_cells),
 
 
 rule all_evaluated:
     input:
-        loss_tables(PLAN.cells),
-        task_tables(PLAN.cells),
+        of_study(evaluated_cells),
 
 
 onstart:
     refuse_what_cannot_run()
-    runs.claim()
+    runs.claim("slurm" in workflow.executor_plugin.name)
     scheduler_repair.mend()
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from scripts.lib.models.folders import weight_files
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress, open_log
-from scripts.publish import describe
+from scripts.publish import describe, refuse
 
 
 def average(members: list[Path], out: Path) -> None:
@@ -72,8 +72,12 @@ def locate_tensors(folder: Path) -> dict[str, Path]:
 if __name__ == "__main__":
     open_log(snakemake.log[0], f"average {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
     torch.set_num_threads(snakemake.params.threads)
-    average([Path(folder) for folder in snakemake.input.models], Path(snakemake.output.model))
-    identity = snakemake.params.identity
-    members = [manifests.read(path)["revision"] for path in snakemake.input.manifests]
-    manifest = describe(Path(snakemake.output.model), identity | {"members": members})
+    out, identity = Path(snakemake.output.model), snakemake.params.identity
+    members = [manifests.read(path) for path in snakemake.input.manifests]
+    refused = [member for member in members if member["status"] != "ok"]
+    if refused:
+        manifest = refuse(out, identity, "a member was refused: {checkpoint}, {reason}".format(**refused[0]))
+    else:
+        average([Path(folder) for folder in snakemake.input.models], out)
+        manifest = describe(out, identity | {"members": [member["revision"] for member in members]})
     manifests.write(snakemake.output.manifest, manifest)

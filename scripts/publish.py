@@ -28,6 +28,22 @@ def publish(source: Path, out: Path, identity: dict) -> dict:
     return describe(out, identity)
 
 
+def refuse(out: Path, identity: dict, reason: str) -> dict:
+    """Make an empty model folder in place of a checkpoint that cannot be, and return its manifest."""
+    with manifests.staged_folder(out):
+        pass
+    refused = {"kind": "checkpoint", "status": "refused", "reason": reason, **identity, "revision": ""}
+    return refused | {"files": {}, "versions": manifests.versions()}
+
+
+def publish_kept(run: Path, out: Path, identity: dict) -> dict:
+    """Publish a step that a link of a controlled run kept; refuse it if the run had diverged before."""
+    source, marker = run / identity["checkpoint"], run / "refused.json"
+    if marker.is_file() and not source.is_dir():
+        return refuse(out, identity, manifests.read(marker)["reason"])
+    return publish(source, out, identity)
+
+
 def describe(folder: Path, identity: dict) -> dict:
     """The manifest of a checkpoint: which it is, then what can be read off its folder."""
     config = json.loads((folder / "config.json").read_text())
@@ -48,6 +64,7 @@ def describe(folder: Path, identity: dict) -> dict:
 
 if __name__ == "__main__":
     open_log(snakemake.log[0], f"publish {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
-    source = Path(snakemake.params.get("path") or f"{snakemake.input.run}/{snakemake.wildcards.checkpoint}")
-    manifest = publish(source, Path(snakemake.output.model), snakemake.params.identity)
+    out, identity = Path(snakemake.output.model), snakemake.params.identity
+    path = snakemake.params.get("path")
+    manifest = publish(Path(path), out, identity) if path else publish_kept(Path(snakemake.input.run), out, identity)
     manifests.write(snakemake.output.manifest, manifest)

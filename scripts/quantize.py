@@ -80,13 +80,18 @@ def quantize(
             if verdict["reason"]:
                 raise Refused(verdict["reason"])
     except Refused as refused:
-        out.mkdir(parents=True, exist_ok=True)
-        polars.DataFrame(schema=LAYERS).write_parquet(records)
-        return {"status": "refused", "reason": str(refused)}
+        return refuse(str(refused), out, records)
     files = manifests.describe_files(out)
     about |= {"bytes": sum(entry["bytes"] for entry in files.values()), "revision": manifests.weights_hash(files)}
     clock.lap("hash")
     return {"status": "ok", **about, **verdict, "files": files, "seconds": clock.laps}
+
+
+def refuse(reason: str, out: Path, records: Path) -> dict:
+    """Write an empty model folder and an empty table of layers; returns what the manifest says of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    polars.DataFrame(schema=LAYERS).write_parquet(records)
+    return {"status": "refused", "reason": reason}
 
 
 def _make(model_folder, recipe, calibration, probe, saved, scratch, device, clock) -> dict:
@@ -208,16 +213,13 @@ def main(snakemake) -> None:
         calibration = draw_windows(Path(tokens), settings)
         content = manifests.read(tokens_manifest)["sha256"]
         settings = settings | {"tokens": int(calibration.size), "sha256": content}
-    result = quantize(
-        Path(snakemake.input.weights),
-        recipe,
-        calibration,
-        draw_windows(Path(snakemake.input.probe[1]), params.probe),
-        Path(snakemake.output.model),
-        Path(snakemake.output.layers),
-        params.dtype,
-        device,
-    )
+    out, records = Path(snakemake.output.model), Path(snakemake.output.layers)
+    if source["status"] == "ok":
+        probe = draw_windows(Path(snakemake.input.probe[1]), params.probe)
+        weights = Path(snakemake.input.weights)
+        result = quantize(weights, recipe, calibration, probe, out, records, params.dtype, device)
+    else:
+        result = refuse(f"its checkpoint was refused: {source['reason']}", out, records)
     manifest = {
         "kind": "quantized",
         **{name: wildcards[name] for name in ("trajectory", "checkpoint", "method")},

@@ -1,4 +1,4 @@
-"""tabulate: everything that was measured for a study, as tidy tables (design section 7)."""
+"""tabulate: everything that was measured for a study, as tidy tables."""
 
 import math
 from collections.abc import Iterable

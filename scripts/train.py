@@ -1,6 +1,8 @@
 """train: one link of a controlled run, from one restart point (or from scratch) to the next, with the Trainer."""
 
 import json
+import logging
+import math
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +21,14 @@ from transformers import (
 )
 
 from scripts.lib.data.windows import load_windows
+from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import Progress, open_log
 from scripts.lib.runtime.manifests import link_tree, staged_folder
 from scripts.lib.study import schedules
 
 LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm"}
+REFUSED = "refused.json"  # step, reason: in the folder of a link that diverged, beside the steps kept before
 COMPLETE = "complete"  # written last into each of the Trainer's own checkpoints: without it one is not resumed from
 
 
@@ -48,6 +52,9 @@ def train(
     restart point, `state/`, the Trainer's checkpoint there. A killed job goes on from its last own checkpoint in
     `state`, if that was made under the same lineage.
 
+    A run that diverges is stopped: its link holds the steps kept before and `refused.json`, and no state. A link that
+    would go on from it holds the same `refused.json` alone.
+
     Args:
         run: the trajectory: model, window (tokens), batch_size (windows a step), optimizer, schedule, seed, precision.
         link: start, end (steps), keep (steps in (start, end]), restart (whether to keep the state at the end).
@@ -64,6 +71,10 @@ def train(
     Raises:
         ValueError: the corpus has not one whole window, or the architecture is unknown to transformers.
     """
+    if parent and (parent / REFUSED).is_file():
+        with staged_folder(out) as scratch:
+            manifests.write(scratch / REFUSED, manifests.read(parent / REFUSED))
+        return
     torch.set_num_threads(threads)
     windows = load_windows(tokens, run["window"])
     _forget_other_lineage(state, lineage)
@@ -85,8 +96,11 @@ def train(
     trainer.train(resume_from_checkpoint=resume)
     with staged_folder(out) as scratch:
         for step in link["keep"]:
-            link_tree(state / "kept" / f"step-{step}", scratch / f"step-{step}")
-        if link["restart"]:
+            if not keeper.refused or step < keeper.refused["step"]:
+                link_tree(state / "kept" / f"step-{step}", scratch / f"step-{step}")
+        if keeper.refused:
+            manifests.write(scratch / REFUSED, keeper.refused)
+        elif link["restart"]:
             link_tree(state / "trainer" / f"checkpoint-{link['end']}", scratch / "state")
         training_log(trainer.state.log_history, run["schedule"], link["start"]).write_parquet(scratch / "log.parquet")
     shutil.rmtree(state)
@@ -143,13 +157,31 @@ class FollowSchedule(TrainerCallback):
 
 
 class KeepSteps(TrainerCallback):
-    """Saves the kept steps as model folders, asks for the restart point's state at the end, shows progress."""
+    """Saves the kept steps as model folders, asks for the restart point's state at the end, shows progress.
+
+    Stops a run that diverged; `refused` says at which step that was seen, and in what.
+    """
 
     def __init__(self, schedule: dict, link: dict, folder: Path, tokenizer):
         self.schedule, self.link, self.folder, self.tokenizer = schedule, link, folder, tokenizer
         self.progress = Progress(link["end"] - link["start"], f"steps from {link['start']}")
+        self.refused = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite((logs or {}).get(name, 0.0))]
+        if wrong and not self.refused:
+            self.refuse(state.global_step, "its loss" if wrong[0] == "loss" else "the norm of its gradient", control)
+
+    def refuse(self, step: int, what: str, control) -> None:
+        """Stop the run, and keep no step from this one on."""
+        self.refused = {"step": step, "reason": f"training diverged: {what} was not finite at step {step}"}
+        logging.getLogger("trajquant").warning(self.refused["reason"])
+        control.should_training_stop = True
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step in (*self.link["keep"], self.link["end"]) and not is_finite(model):
+            self.refuse(state.global_step, "a weight", control)
+            return
         if state.global_step in self.link["keep"] and state.is_world_process_zero:
             with staged_folder(self.folder / f"step-{state.global_step}") as scratch:
                 model.save_pretrained(scratch)
@@ -159,6 +191,11 @@ class KeepSteps(TrainerCallback):
         rate = float(schedules.learning_rate(self.schedule, state.global_step))
         loss = f"loss {state.log_history[-1]['loss']:.3f}, " if "loss" in (state.log_history or [{}])[-1] else ""
         self.progress.update(state.global_step - self.link["start"], f"{loss}learning rate {rate:.2e}")
+
+
+def is_finite(model: torch.nn.Module) -> bool:
+    """Whether all weights of a model are."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.parameters())
 
 
 class MarkComplete(TrainerCallback):

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from scripts.lib.cluster import runs
 
 WAIT = 120
@@ -34,7 +36,8 @@ def recover(folder: Path) -> list[str]:
             f"Snakemake runs in this folder, process {running[0]}; let it end, or stop it (Ctrl-C, kill)"
         )
     done = []
-    jobs = leftover_jobs(folder)
+    head = runs.holder(folder / runs.RECORD) or {}
+    jobs = leftover_jobs(folder) if head.get("slurm", True) else []  # where it is not known, Slurm is asked
     if jobs:
         subprocess.run(["scancel", *jobs], timeout=WAIT, check=True)
         wait_until_gone(folder)
@@ -69,27 +72,21 @@ def processes_in(folder: Path) -> dict[int, str]:
     """Command lines of Snakemake's processes in a folder on this host, by number. Its jobs have `--mode` in theirs, or
     are one of its scripts; it runs all of them in the folder itself."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if OF_SNAKEMAKE.search(command) and (path / "cwd").resolve() == folder.resolve():
-                found[int(path.name)] = "--mode script" if ".snakemake/scripts/" in command else command
-        except OSError:
-            continue
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command, where = " ".join([*(process.info["cmdline"] or []), ""]), process.info["cwd"]
+        if OF_SNAKEMAKE.search(command) and where == str(folder.resolve()):
+            found[process.pid] = "--mode script" if ".snakemake/scripts/" in command else command
     return found
 
 
 def leftover_processes(folder: Path) -> list[int]:
     """Snakemake's processes in a folder on this host, and all that they have started."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = runs.parent_of(int(path.name))
-        except OSError:
-            continue
     found = set(processes_in(folder))
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
+    for process in sorted(found):
+        try:
+            found |= {child.pid for child in psutil.Process(process).children(recursive=True)}
+        except psutil.NoSuchProcess:
+            continue
     return sorted(found)
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.lib.cluster import runs
+import psutil
 
 PACKAGES = ("slurm-wlm", "munge", "iproute2")
 SYSTEM = Path("/etc/slurm/slurm.conf")  # where Slurm's job steps look, who do not inherit SLURM_CONF
@@ -248,28 +248,22 @@ def stop(process: subprocess.Popen, number: int) -> None:
 def processes_of(node: str) -> list[int]:
     """Processes of the jobs on a node, and the job managers (slurmstepd) that started them."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"\0SLURMD_NODENAME={node}\0".encode() in (path / "environ").read_bytes():
-                parent = runs.parent_of(int(path.name))
-                managed = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
-                found |= {int(path.name), parent} if managed else {int(path.name)}
-        except OSError:
-            continue
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("SLURMD_NODENAME") == node:
+                parent = process.parent()
+                managed = parent is not None and parent.name() == "slurmstepd"
+                found |= {process.pid, parent.pid} if managed else {process.pid}
     return sorted(found)
 
 
 def kill_tree(process: int) -> None:
     """kill -9 a process and all that it has started, the oldest first."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if runs.parent_of(int(path.name)) == process:
-                children.append(int(path.name))
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
-    for child in children:
-        kill_tree(child)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process)
+        for found in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.kill()
 
 
 def main() -> None:

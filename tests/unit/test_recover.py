@@ -1,5 +1,6 @@
 """Recover, where there is no Slurm: real leftover processes end, others do not, and a live head is left alone."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import pytest
 
 from scripts.commands import recover as command
 from scripts.lib.cluster import runs
+from tests.tools import ROOT
 
 SLEEP = "import time; time.sleep(600)"
 
@@ -62,7 +64,7 @@ def test_children_of_a_job_end_with_it(folder, start):
 
 
 def test_a_live_head_is_left_alone(folder):
-    runs.claim(folder / runs.RECORD)
+    runs.claim(False, folder / runs.RECORD)
     (folder / ".snakemake/locks").mkdir()
     (folder / ".snakemake/locks/0.output.lock").write_text("x")
     with pytest.raises(RuntimeError, match="a run is going on: process"):
@@ -80,7 +82,30 @@ def test_a_snakemake_that_still_plans_is_left_alone(folder, start):
 
 
 def test_a_head_on_another_host_is_left_alone(folder, monkeypatch):
-    runs.claim(folder / runs.RECORD)
+    runs.claim(False, folder / runs.RECORD)
     monkeypatch.setattr(runs.socket, "gethostname", lambda: "here")
     with pytest.raises(RuntimeError, match=r"cannot be seen from this host; run `make recover` there.*head\.json"):
         command.recover(folder)
+
+
+@pytest.fixture
+def silent_slurm(monkeypatch, tmp_path_factory):
+    """Slurm's client is installed, and no controller answers it."""
+    programs = tmp_path_factory.mktemp("programs")
+    (programs / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+    (programs / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+
+
+@pytest.mark.parametrize("slurm", [False, True])
+def test_only_a_run_on_slurm_needs_its_answer(tmp_path, silent_slurm, slurm):
+    code = f"from scripts.lib.cluster import runs; runs.claim({slurm})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    (tmp_path / ".snakemake").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    if slurm:
+        with pytest.raises(RuntimeError, match="Slurm does not answer, so nothing was done: Unable to contact"):
+            command.recover(tmp_path)
+    else:
+        assert command.recover(tmp_path) == []
+    assert (tmp_path / runs.RECORD).exists() == slurm

@@ -142,3 +142,15 @@ def test_shapes():
     assert model.config.num_key_value_heads == 1
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.config.max_position_embeddings == 16
+
+
+def test_a_run_that_diverges_is_refused_and_so_is_what_goes_on_from_it(link):
+    wild = RUN | {"schedule": RUN["schedule"] | {"peak": 1e30}}
+    first = link("first", 0, 12, [1, 12], restart=True, run=wild)
+    marker = manifests.read(first / "refused.json")
+    assert marker["reason"].startswith("training diverged: ")
+    assert not (first / "step-12").exists()
+    assert not (first / "state").exists()
+    second = link("second", 12, 14, [14], parent=first, run=wild)
+    assert manifests.read(second / "refused.json") == marker
+    assert not list(second.glob("step-*"))

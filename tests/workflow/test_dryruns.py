@@ -62,6 +62,23 @@ def test_two_studies(fresh):
     assert "Traceback" not in done.stdout
 
 
+def test_the_linter_needs_no_study(fresh):
+    """As the workflow catalog runs it."""
+    lint = [sys.executable, "-m", "snakemake", "--lint"]
+    done = subprocess.run(lint, cwd=fresh, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.split("\n")[-2] == "Congratulations, your workflow is in a good condition!"
+    assert "unintended" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["all", "all_prefetched", "all_checkpoints", "all_quantized", "all_evaluated"])
+def test_no_target_without_a_study(fresh, target):
+    plan = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local", "--dry-run", target]
+    done = subprocess.run(plan, cwd=fresh, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert (done.stdout + done.stderr).count("no study is named: add --configfile") == 1
+
+
 def test_unknown_config_key(fresh):
     edit(fresh / "config/studies/smoke.yaml", lambda study: study.update(evaluate_los={"window": 64}))
     assert "unknown key `evaluate_los`; did you mean `evaluate_loss`" in message(fresh)

@@ -18,8 +18,8 @@ from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
-from scripts.lib.study.config import require_one_study
-from scripts.lib.study.plan import BASELINE, make_plan
+from scripts.lib.study.config import require_one_study, require_study
+from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
 
@@ -33,7 +33,7 @@ config.update(ordered(config))
 try:
     if workflow.is_main_process:
         require_one_study(workflow.configfiles, sys.argv)
-    PLAN = make_plan(config)
+    PLAN = make_plan(config) if "study" in config else Plan(config)  # the linter reads the workflow without a study
     WAITS_FOR = disk.waits_for(PLAN)
     if workflow.is_main_process:
         require_sources(PLAN)
@@ -45,7 +45,7 @@ for line in describe_refused(PLAN) if workflow.is_main_process else []:
 PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]
 RESULTS = config["folders"]["results"]
-STUDY = config["study"]["name"]
+STUDY, TITLE = (config.get("study", {}).get(key, "no-study") for key in ("name", "title"))
 THREADS = config["compute"]["threads"]
 DEVICE = config["compute"]["device"]
 MACHINE = {"threads": THREADS, "device": DEVICE}
@@ -121,12 +121,37 @@ def refused_cells(wildcards):
 # --- what a study asks for ---------------------------------------------------------------------------------------------
 
 
+def of_study(targets):
+    """Input function: what a function says that the study asks for; an error that lists the studies if none is named."""
+
+    def paths(wildcards):
+        try:
+            require_study(config, "config/studies")
+        except ConfigError as error:
+            raise WorkflowError(str(error)) from None
+        return targets()
+
+    return paths
+
+
 def checkpoint_manifests():
     return [of_checkpoint("manifest.json", *point) for point in PLAN.checkpoints]
 
 
 def quantized_manifests(cells):
     return [f"{PATHS.quantized(*cell.names)}/manifest.json" for cell in cells if cell.method != BASELINE]
+
+
+def quantized_cells():
+    return quantized_manifests(PLAN.cells)
+
+
+def evaluated_cells():
+    return loss_tables(PLAN.cells) + task_tables(PLAN.cells)
+
+
+def report_and_figures():
+    return [PATHS.report(STUDY), *(f"{PATHS.figures(STUDY)}/{figure}.svg" for figure in FIGURES)]
 
 
 def loss_tables(cells):

@@ -25,7 +25,7 @@ rule report:
     conda:
         ENV
     params:
-        title=config["study"]["title"],
+        title=TITLE,
         code=fingerprint("report", "../reports/report"),
     script:
         "../../scripts/report.py"

@@ -1,6 +1,5 @@
 """What each job of a study cost, read from Snakemake's benchmark files."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,23 +61,17 @@ def _training_jobs(folder: Path, points: dict) -> Iterator[tuple]:
 
 def read_benchmark(path: Path) -> dict:
     """Seconds and bytes of one benchmark file (its last line); None for what Snakemake could not sample ("NA", "-")."""
-    with open(path, newline="") as file:
-        lines = list(csv.DictReader(file, delimiter="\t"))
-    last = lines[-1] if lines else {}
-
-    def number(column: str) -> float | None:
-        try:
-            return float(last.get(column) or "NA")
-        except ValueError:
-            return None
+    columns = dict.fromkeys(("s", "cpu_time", "max_rss", "io_out"), pl.Float64)
+    lines = pl.read_csv(path, separator="\t", null_values=["NA", "-"], schema_overrides=columns, raise_if_empty=False)
+    last = lines.tail(1).to_dicts()[0] if len(lines) else {}
 
     def size(column: str) -> int | None:
-        mebibytes = number(column)
+        mebibytes = last.get(column)
         return None if mebibytes is None else round(mebibytes * MEBIBYTE)
 
     return {
-        "wall_seconds": number("s"),
-        "cpu_seconds": number("cpu_time"),
+        "wall_seconds": last.get("s"),
+        "cpu_seconds": last.get("cpu_time"),
         "peak_memory_bytes": size("max_rss"),
         "bytes_written": size("io_out"),
     }

@@ -7,18 +7,22 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 RECORD = Path(".snakemake/head.json")
 HEAD_JOB = "TRAJQUANT_HEAD_JOB"  # set by workflow/profiles/slurm/head.sh, which takes SLURM_JOB_ID away
+CLOCK = 2  # seconds by which two readings of a process's start may differ, for they depend on the clock's corrections
 
 
-def claim(record: Path = RECORD) -> None:
-    """Write this process down as the head of the run that starts now."""
+def claim(slurm: bool, record: Path = RECORD) -> None:
+    """Write this process down as the head of the run that starts now; `slurm` says whether it submits jobs there."""
     head = {
         "host": socket.gethostname(),
         "process": os.getpid(),
         "started": start_of(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "slurm_job": os.environ.get(HEAD_JOB),
+        "slurm": slurm,
     }
     record.parent.mkdir(exist_ok=True)
     record.write_text(json.dumps(head))
@@ -46,7 +50,8 @@ def is_alive(head: dict) -> bool | None:
             return None
     if head["host"] != socket.gethostname():
         return None
-    return start_of(head["process"]) == head["started"]
+    started = start_of(head["process"])
+    return started is not None and abs(started - head["started"]) < CLOCK
 
 
 def describe(head: dict) -> str:
@@ -54,34 +59,16 @@ def describe(head: dict) -> str:
     return f"process {head['process']} on {head['host']}{job}, since {head['since']}"
 
 
-def start_of(process: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot: process numbers come back, this does not.
+def start_of(process: int) -> float | None:
+    """When a process of this host started, in seconds since 1970: process numbers come back, this does not.
 
     None if it has ended, also if nobody has asked for its exit status yet (a zombie), as in containers without an init.
     """
     try:
-        fields = fields_of(process)
-    except OSError:
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
+    except psutil.NoSuchProcess:
         return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def parent_of(process: int) -> int:
-    """The process that a process of this host belongs to.
-
-    Raises:
-        OSError: there is no such process.
-    """
-    return int(fields_of(process)[1])
-
-
-def fields_of(process: int) -> list[str]:
-    """What Linux says of a process behind its name, see proc_pid_stat(5): its state, its parent, ...
-
-    Raises:
-        OSError: there is no such process.
-    """
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
 def state_of(job: str) -> str:
