@@ -97,6 +97,7 @@ def test_a_threshold_of_deduplication_reruns_the_corpus_and_what_follows(tree):
     rewrite(tree / "scripts/lib/data/duplicates.py", "DUPLICATE_WORDS = 5", "DUPLICATE_WORDS = 6")
     everything = {
         "corpus": 1,
+        "task_documents": 1,
         "tokenizer": 1,
         "tokenize": 3,
         "lineage": 3,
