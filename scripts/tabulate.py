@@ -64,6 +64,7 @@ def tabulate(
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
     points = {cell: manifest | places[cell] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
+    methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
     measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
@@ -71,7 +72,7 @@ def tabulate(
     return {
         "checkpoints": good,
         "measurements": measurements,
-        "contrasts": contrasts_table(measurements, good, samples, confidence),
+        "contrasts": contrasts_table(measurements, good, methods, samples, confidence),
         "missing": _table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, MISSING),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
     }
