@@ -7,6 +7,8 @@ pairs that passed in the study `methods` are in config/recipes/README.md.
 from dataclasses import dataclass
 from math import log2
 
+from scripts.lib.study.libraries import algorithm, libraries
+
 ROTATIONS_NEED = "rotations need an RMSNorm directly before the linear layers, to take up its weights; "
 
 
@@ -45,7 +47,6 @@ BLOCKS = {  # transformers model type -> block
         ROTATIONS_NEED + "GPT-NeoX's subtract the mean and have biases",
     ),
 }
-WIDTH_OF = {"mxfp4": 32, "nvfp4": 16} | dict.fromkeys(("q2_k", "q3_k_m", "q4_k_m", "q6_k"), 256)
 
 
 def refusal(recipe: dict, config: dict, widths: dict[str, int], own: bool = False) -> str | None:
@@ -57,27 +58,29 @@ def refusal(recipe: dict, config: dict, widths: dict[str, int], own: bool = Fals
         widths: input columns of each layer that is to be quantized.
         own: whether the model runs by code of its repository.
     """
-    size = recipe.get("group_size", WIDTH_OF.get(recipe["algorithm"], -1))
+    size, divides = recipe.get("group_size", -1), algorithm(recipe).get("divides", 1)
     for name, width in widths.items():
-        if recipe["library"] == "llamacpp" and width % size:
-            return f"K-quants need widths that are multiples of {size}, and {name} has {width}"
+        if width % divides:
+            title = algorithm(recipe)["title"]
+            return f"{title}: widths must be multiples of {divides}, and {name} has {width}"
         if size > 0 and width % size:
             return f"group_size {size} does not divide the width {width} of {name}"
-    if own and recipe["library"] == "autogptq":
-        return "auto-gptq is run with transformers 4, for which a repository's own code was not pinned"
+    reason = libraries()[recipe["library"]].own_code
+    if own and reason:
+        return reason
     transform = recipe.get("transform")
     if own and transform:
         return f"{transform['algorithm']} does not know the blocks of models that run by code of their repository"
     return _transform_refusal(transform["algorithm"], config) if transform else None
 
 
-def _transform_refusal(algorithm: str, config: dict) -> str | None:
+def _transform_refusal(name: str, config: dict) -> str | None:
     block = BLOCKS.get(config["model_type"])
     if block is None:
-        return f"{algorithm} does not know the blocks of `{config['model_type']}`, only of: {', '.join(BLOCKS)}"
-    if algorithm == "smoothquant" and not block.norms:
+        return f"{name} does not know the blocks of `{config['model_type']}`, only of: {', '.join(BLOCKS)}"
+    if name == "smoothquant" and not block.norms:
         return f"smoothquant moves scales into the norms before linear layers; `{config['model_type']}` has none"
-    if algorithm == "spinquant":
+    if name == "spinquant":
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         for what, size in (("hidden_size", config["hidden_size"]), ("head_dim", head)):
             if log2(size) % 1:

@@ -244,9 +244,8 @@ def _reference(row: dict) -> str:
 
 
 def _library(item: dict) -> str:
-    versions = {name.lower(): version for name, version in item["versions"].items()}
-    package = {"autoround": "auto-round"}.get(item["library"], item["library"].lower())
-    return f"{item['library']} {versions.get(package, '')}".strip()
+    """The library, with the version of its package if it has one."""
+    return f"{item['library']} {item['versions'].get(item['package'], '')}".strip()
 
 
 def _algorithm(item: dict) -> str:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.models.folders import count_parameters
+from scripts.lib.study.libraries import algorithm, libraries
 
 LARGE_VOCABULARY = 130_000
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight
-DENSE = ("rtn", "hqq", "mixed", "llamacpp", "autoround")  # libraries whose models are saved dense, in float32
-BITS = {"nf4": 4, "fp4": 4, "int8": 8, "mxfp4": 4, "nvfp4": 4, "fp8": 8}  # of packed formats whose recipe does not say
 SCALE = 32  # bits of a group's scale and zero point together
 WEIGHTS_A_WIDTH = 400  # weights over the squared width, where no width is known: 402 of Llama 7B, 405 of SmolLM2 135M
-BLOCK = 64  # weights a scale where the recipe does not say
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,10 @@ def quantized_bytes(plan, name: str, method: str) -> int:
         method: a recipe of the plan, not the baseline.
     """
     model, recipe = plan.model(name), plan.recipes[method]
-    if recipe["library"] in DENSE:
+    if libraries()[recipe["library"]].stored == "dense":
         return 4 * model.parameters
-    bits = recipe["bits"] if "bits" in recipe else BITS[recipe["algorithm"]]
-    group = recipe.get("group_size", BLOCK)
+    bits = recipe["bits"] if "bits" in recipe else algorithm(recipe)["bits"]
+    group = recipe["group_size"] if "group_size" in recipe else algorithm(recipe)["group"]
     bits += SCALE / group if group > 0 else 0
     tables = min(_tables(plan, name, model), model.parameters)
     return round(4 * tables + bits / 8 * (model.parameters - tables))
