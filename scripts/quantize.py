@@ -28,6 +28,7 @@ from scripts.lib.models.loading import (
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.study.libraries import distributions, libraries
 from scripts.quantizers import Quantized, Refused, load_quantizer, load_transform, refusing
 from scripts.quantizers.support import refusal
 
@@ -232,7 +233,8 @@ def main(snakemake) -> None:
         "threads": params.threads,
         "device": device,
         "source_revision": source["revision"],
-        "versions": manifests.versions(),
+        "package": libraries()[recipe["library"]].package,
+        "versions": manifests.versions((*manifests.PACKAGES, *distributions(recipe))),
     }
     manifests.write(snakemake.output.manifest, manifest)
 

@@ -69,6 +69,7 @@ def tabulate(
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
     points = {cell: manifest | places[cell] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
+    methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
@@ -78,7 +79,7 @@ def tabulate(
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
-        "contrasts": contrasts_table(measurements, good, samples, confidence),
+        "contrasts": contrasts_table(measurements, good, methods, samples, confidence),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
         "methods": methods_table(recipes.values()),

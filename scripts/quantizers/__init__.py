@@ -1,6 +1,7 @@
 """Quantization libraries behind one interface: one file a library, imported only when a recipe asks for it.
 
-Each module has `quantize(model_folder, recipe, calibration, device) -> Quantized`. What is done before rounding
+Each module has `ABOUT`, all that the workflow knows of the library (workflow/schemas/library.schema.yaml), and
+`quantize(model_folder, recipe, calibration, device) -> Quantized`. What is done before rounding
 (`transform` in a recipe) is in transforms.py, which architectures a method is refused for in support.py.
 """
 
@@ -17,8 +18,7 @@ from torch import nn
 
 from scripts.lib.models.grids import Grid
 from scripts.lib.runtime.shortages import is_shortage
-
-LIBRARIES = ("rtn", "gptqmodel", "llmcompressor", "bitsandbytes", "autoround", "hqq", "mixed", "llamacpp", "autogptq")
+from scripts.lib.study.libraries import TRANSFORMS, libraries
 
 
 class Refused(Exception):
@@ -74,14 +74,14 @@ def load_quantizer(library: str):
     Raises:
         KeyError: there is no such library; recipes are checked against their schema before.
     """
-    if library not in LIBRARIES:
-        raise KeyError(f"there is no quantizer `{library}`; there are: {', '.join(LIBRARIES)}")
+    if library not in libraries():
+        raise KeyError(f"there is no quantizer `{library}`; there are: {', '.join(libraries())}")
     return importlib.import_module(f"scripts.quantizers.{library}").quantize
 
 
 def load_transform():
     """The `transform` function, imported now."""
-    return importlib.import_module("scripts.quantizers.transforms").transform
+    return importlib.import_module(f"scripts.quantizers.{TRANSFORMS}").transform
 
 
 def save_dense(

@@ -17,6 +17,27 @@ from scripts.lib.models.packed import read_layers
 from scripts.quantizers import Quantized, Refused, autogptq_worker
 from scripts.quantizers.tools import require, run_program
 
+ABOUT = {
+    "built": {"file": ".venv-auto-gptq/done", "target": "auto-gptq"},
+    "own_code": "auto-gptq is run with transformers 4, for which a repository's own code was not pinned",
+    "stored": "packed",
+    "algorithms": {
+        "gptq": {
+            "title": "GPTQ",
+            "description": "GPTQ by auto-gptq 0.7.1 in its own environment; quantizes with CUDA only.",
+            "settings": {
+                "bits": {"enum": [2, 3, 4, 8], "description": "Bits a weight."},
+                "group_size": "group_size",
+                "symmetric": "symmetric",
+                "damping": "damping",
+                "desc_act": "desc_act",
+                "calibration": "calibration",
+            },
+            "passes": 8,  # Hessians, inverses and column updates: 4 to 7
+        },
+    },
+}
+
 
 def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: str) -> Quantized:
     """Quantize with auto-gptq's GPTQ, in its own process, which also runs what it made; `save` copies the files.
@@ -74,7 +95,7 @@ def ask(*requests: dict) -> None:
         RuntimeError: auto-gptq failed.
         ChildProcessError: it was killed.
     """
-    python = require("autogptq", "auto-gptq").parent / "bin/python"
+    python = require("autogptq").parent / "bin/python"
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(requests, file)
         file.flush()

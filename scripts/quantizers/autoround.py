@@ -13,6 +13,26 @@ from scripts.lib.models.loading import block_linears, load_dense, load_tokenizer
 from scripts.quantizers import Quantized, save_dense
 from scripts.quantizers.rtn import nominal_bits
 
+ABOUT = {
+    "package": "auto-round",
+    "stored": "dense",
+    "algorithms": {
+        "autoround": {
+            "title": "AutoRound",
+            "description": "Rounding learned by signed gradient descent, arXiv:2309.05516.",
+            "settings": {
+                "bits": {"enum": [2, 3, 4, 8], "description": "Bits a weight."},
+                "group_size": "group_size",
+                "symmetric": "symmetric",
+                "iterations": {"type": "integer", "minimum": 1, "description": "Steps of gradient descent a block."},
+                "calibration": "calibration",
+            },
+            "passes": 6,  # forward and backward of 8 windows, here of all: 3.6
+            "each": "iteration",
+        },
+    },
+}
+
 
 def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: str) -> Quantized:
     """Learn the rounding and the clipping of all linear layers, in float32.

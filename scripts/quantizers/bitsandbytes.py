@@ -13,6 +13,37 @@ from scripts.lib.models.grids import Grid
 from scripts.lib.models.packed import dequantize_4bit
 from scripts.quantizers import Quantized
 
+ABOUT = {
+    "package": "bitsandbytes",
+    "stored": "packed",
+    "algorithms": {
+        "nf4": {
+            "title": "4-bit NormalFloat",
+            "description": "4-bit NormalFloat in blocks of 64, arXiv:2305.14314; through transformers.",
+            "settings": {
+                "double_quantization": {"type": "boolean", "description": "Whether the block scales are quantized too."}
+            },
+            "bits": 4,
+            "group": 64,
+        },
+        "fp4": {
+            "title": "4-bit float",
+            "description": "4-bit floats in blocks of 64, arXiv:2305.14314; through transformers.",
+            "settings": {
+                "double_quantization": {"type": "boolean", "description": "Whether the block scales are quantized too."}
+            },
+            "bits": 4,
+            "group": 64,
+        },
+        "int8": {
+            "title": "LLM.int8()",
+            "description": "8-bit integers, one scale a row, arXiv:2208.07339; activations stay as they are.",
+            "bits": 8,
+            "group": -1,
+        },
+    },
+}
+
 BLOCK = 64
 
 

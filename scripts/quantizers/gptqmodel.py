@@ -16,6 +16,33 @@ from scripts.lib.models.grids import Grid
 from scripts.lib.models.packed import PLANES
 from scripts.quantizers import Quantized
 
+ABOUT = {
+    "package": "GPTQModel",
+    "stored": "packed",
+    "algorithms": {
+        "gptq": {
+            "title": "GPTQ",
+            "description": "GPTQ, arXiv:2210.17323, by GPTQModel, the maintained successor of auto-gptq.",
+            "settings": {
+                "bits": {"enum": [2, 3, 4, 5, 6, 7, 8], "description": "Bits a weight."},
+                "group_size": "group_size",
+                "symmetric": "symmetric",
+                "damping": "damping",
+                "desc_act": "desc_act",
+                "act_group_aware": {
+                    "type": "boolean",
+                    "description": "Group-aware reordering of columns; not with desc_act or whole rows.",
+                },
+                "gptaq": {"type": "boolean", "description": "GPTAQ's asymmetric calibration, arXiv:2504.02692."},
+                "transform": "transform",
+                "calibration": "calibration",
+            },
+            "optional": ["transform"],
+            "passes": 8,  # Hessians, inverses and column updates: 4 to 7
+        },
+    },
+}
+
 
 def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: str) -> Quantized:
     """Quantize with GPTQ in float32.

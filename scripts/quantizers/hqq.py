@@ -11,6 +11,25 @@ from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized, save_dense
 
+ABOUT = {
+    "package": "hqq",
+    "stored": "dense",
+    "algorithms": {
+        "hqq": {
+            "title": "Half-Quadratic Quantization",
+            "description": "Half-Quadratic Quantization: zero points optimized without data.",
+            "settings": {
+                "bits": {"enum": [2, 3, 4, 8], "description": "Bits a weight."},
+                "group_size": {
+                    "type": "integer",
+                    "minimum": 8,
+                    "description": "Weights along a row that share one scale; divides the width.",
+                },
+            },
+        },
+    },
+}
+
 FLOATS = 32  # bits of a group's scale and zero point, both in half precision
 
 

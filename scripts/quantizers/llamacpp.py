@@ -14,6 +14,34 @@ from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized, Refused, save_dense
 from scripts.quantizers.tools import require, run_program
 
+ABOUT = {
+    "uses": ["gguf"],
+    "stored": "dense",
+    "built": {"file": ".llama.cpp/llama-quantize", "target": "llama-quantize"},
+    "algorithms": {
+        "q2_k": {
+            "title": "K-quants",
+            "description": "llama.cpp's Q2_K, in super-blocks of 256 weights.",
+            "divides": 256,
+        },
+        "q3_k_m": {
+            "title": "K-quants",
+            "description": "llama.cpp's Q3_K_M, in super-blocks of 256 weights.",
+            "divides": 256,
+        },
+        "q4_k_m": {
+            "title": "K-quants",
+            "description": "llama.cpp's Q4_K_M, in super-blocks of 256 weights.",
+            "divides": 256,
+        },
+        "q6_k": {
+            "title": "K-quants",
+            "description": "llama.cpp's Q6_K, in super-blocks of 256 weights.",
+            "divides": 256,
+        },
+    },
+}
+
 NAMES = {  # what ends a layer's name -> llama.cpp's name, by which it chooses the bits of mixed types
     "q_proj": "attn_q",
     "k_proj": "attn_k",
@@ -41,7 +69,7 @@ def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray | None, d
         Refused: llama-quantize is not built, or a layer has no name in llama.cpp.
         RuntimeError: llama-quantize fails.
     """
-    program = require("llamacpp", "llama-quantize")
+    program = require("llamacpp")
     model = load_dense(model_folder, "float32")
     layers = block_linears(model)
     names = {layer_name(name): name for name in layers}

@@ -16,6 +16,49 @@ from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized
 
+ABOUT = {
+    "package": "llmcompressor",
+    "uses": ["compressed-tensors"],
+    "stored": "packed",
+    "algorithms": {
+        "gptq": {
+            "title": "GPTQ",
+            "description": "GPTQ, arXiv:2210.17323, by llm-compressor, an implementation independent of GPTQModel's.",
+            "settings": {
+                "bits": {"enum": [2, 3, 4, 5, 6, 7, 8], "description": "Bits a weight."},
+                "group_size": "group_size",
+                "symmetric": "symmetric",
+                "damping": "damping",
+                "desc_act": "desc_act",
+                "transform": "transform",
+                "calibration": "calibration",
+            },
+            "optional": ["transform"],
+            "passes": 8,  # Hessians, inverses and column updates: 4 to 7
+        },
+        "mxfp4": {
+            "title": "MXFP4",
+            "description": "Weight-only 4-bit floats in groups of 32.",
+            "bits": 4,
+            "group": 32,
+            "divides": 32,
+        },
+        "nvfp4": {
+            "title": "NVFP4",
+            "description": "Weight-only 4-bit floats in groups of 16.",
+            "bits": 4,
+            "group": 16,
+            "divides": 16,
+        },
+        "fp8": {
+            "title": "FP8",
+            "description": "Weight-only FP8 E4M3, one scale a row.",
+            "bits": 8,
+            "group": -1,
+        },
+    },
+}
+
 PRESETS = {"mxfp4": "MXFP4A16", "nvfp4": "NVFP4A16"}
 
 

@@ -14,6 +14,36 @@ from scripts.lib.runtime.logs import Progress
 from scripts.quantizers import Quantized, save_dense
 from scripts.quantizers.rtn import nominal_bits, round_to_nearest
 
+ABOUT = {
+    "stored": "dense",
+    "algorithms": {
+        "mixed": {
+            "title": "mixed precision",
+            "description": "Round-to-nearest, the bits of each layer chosen by its measured sensitivity.",
+            "settings": {
+                "choices": {
+                    "type": "array",
+                    "minItems": 2,
+                    "uniqueItems": True,
+                    "items": {"enum": [2, 3, 4, 5, 6, 7, 8]},
+                    "description": "Numbers of bits to choose from, ascending.",
+                },
+                "average_bits": {
+                    "type": "number",
+                    "minimum": 2,
+                    "maximum": 8,
+                    "description": "Most bits a weight, on average over all layers, without scales.",
+                },
+                "group_size": "group_size",
+                "symmetric": "symmetric",
+                "calibration": "calibration",
+            },
+            "passes": 2,  # 1.4
+            "each": "trial",
+        },
+    },
+}
+
 
 def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: str) -> Quantized:
     """Round each layer to the nearest point of a grid of its own number of bits. Saved dense.

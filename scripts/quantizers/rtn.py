@@ -11,6 +11,31 @@ from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import block_linears, load_dense
 from scripts.quantizers import Quantized, save_dense
 
+ABOUT = {
+    "stored": "dense",
+    "algorithms": {
+        "rtn": {
+            "title": "round-to-nearest",
+            "description": "Round to nearest on this project's own reference grid.",
+            "settings": {
+                "bits": {"enum": [2, 3, 4, 5, 6, 7, 8], "description": "Bits a weight."},
+                "group_size": "group_size",
+                "symmetric": "symmetric",
+                "transform": "transform",
+                "calibration": "calibration",
+            },
+            "optional": ["transform", "calibration"],
+            "together": ["transform", "calibration"],
+        },
+        "fp6": {
+            "title": "FP6",
+            "description": "FP6 E3M2 of the OCP Microscaling Formats, on this project's own reference grid.",
+            "settings": {"group_size": "group_size"},
+            "bits": 6,
+        },
+    },
+}
+
 SCALE_BITS = 16
 
 

@@ -7,7 +7,8 @@ pairs that passed in the study `methods` are in config/recipes/README.md.
 from dataclasses import dataclass
 from math import log2
 
-from scripts.lib.models.group_sizes import width_refusal
+from scripts.lib.study.group_sizes import width_refusal
+from scripts.lib.study.libraries import libraries
 
 ROTATIONS_NEED = "rotations need an RMSNorm directly before the linear layers, to take up its weights; "
 
@@ -61,21 +62,22 @@ def refusal(recipe: dict, config: dict, widths: dict[str, int], own: bool = Fals
     reason = width_refusal(recipe, widths)
     if reason:
         return reason
-    if own and recipe["library"] == "autogptq":
-        return "auto-gptq is run with transformers 4, for which a repository's own code was not pinned"
+    reason = libraries()[recipe["library"]].own_code
+    if own and reason:
+        return reason
     transform = recipe.get("transform")
     if own and transform:
         return f"{transform['algorithm']} does not know the blocks of models that run by code of their repository"
     return _transform_refusal(transform["algorithm"], config) if transform else None
 
 
-def _transform_refusal(algorithm: str, config: dict) -> str | None:
+def _transform_refusal(name: str, config: dict) -> str | None:
     block = BLOCKS.get(config["model_type"])
     if block is None:
-        return f"{algorithm} does not know the blocks of `{config['model_type']}`, only of: {', '.join(BLOCKS)}"
-    if algorithm == "smoothquant" and not block.norms:
+        return f"{name} does not know the blocks of `{config['model_type']}`, only of: {', '.join(BLOCKS)}"
+    if name == "smoothquant" and not block.norms:
         return f"smoothquant moves scales into the norms before linear layers; `{config['model_type']}` has none"
-    if algorithm == "spinquant":
+    if name == "spinquant":
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         for what, size in (("hidden_size", config["hidden_size"]), ("head_dim", head)):
             if log2(size) % 1:

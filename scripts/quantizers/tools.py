@@ -5,25 +5,23 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from scripts.lib.study.recipes import TOOLS
+from scripts.lib.study.libraries import libraries
 from scripts.quantizers import Refused
 
 ROOT = Path(__file__).parents[2]
 LAST = 3  # lines of what a program said, for its error
 
 
-def require(library: str, target: str) -> Path:
+def require(library: str) -> Path:
     """What is built for a library, below the root of the clone.
-
-    Args:
-        target: of the Makefile.
 
     Raises:
         Refused: it is not built.
     """
-    built = ROOT / TOOLS[library]
+    about = libraries()[library].built
+    built = ROOT / about["file"]
     if not built.is_file():
-        raise Refused(f"{built.relative_to(ROOT)} is not built: run `make {target}`")
+        raise Refused(f"{built.relative_to(ROOT)} is not built: run `make {about['target']}`")
     return built
 
 

@@ -17,6 +17,53 @@ from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.quantizers.llmcompressor import integer_scheme, of_blocks, run
 from scripts.quantizers.support import BLOCKS, Block
 
+ABOUT = {
+    "package": "llmcompressor",
+    "uses": ["compressed-tensors"],
+    "stored": "dense",
+    "algorithms": {
+        "awq": {
+            "title": "AWQ",
+            "description": "Activation-aware scales, arXiv:2306.00978.",
+            "settings": {
+                "grid_points": {
+                    "type": "integer",
+                    "minimum": 2,
+                    "description": "Scales that are tried for each group of layers.",
+                }
+            },
+            "passes": 35,  # a grid of scales, each tried on every layer: 33
+        },
+        "smoothquant": {
+            "title": "SmoothQuant",
+            "description": "Scales moved from weights' inputs into norms, arXiv:2211.10438.",
+            "settings": {
+                "strength": {
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 1,
+                    "description": "Its alpha: how much of the inputs' range moves.",
+                }
+            },
+            "passes": 3,
+        },
+        "spinquant": {
+            "title": "SpinQuant",
+            "description": "Hadamard rotations, arXiv:2405.16406, not learned.",
+            "settings": {
+                "rotations": {
+                    "type": "array",
+                    "minItems": 1,
+                    "uniqueItems": True,
+                    "items": {"enum": ["R1", "R2"]},
+                    "description": "R1: residual stream; R2: values of attention.",
+                }
+            },
+            "passes": 1,
+        },
+    },
+}
+
 
 def transform(model_folder: Path, recipe: dict, calibration: np.ndarray, out: Path, device: str) -> None:
     """Write a model folder of the same function whose weights are easier to round.

@@ -106,11 +106,16 @@ def write_checkpoint(study: Study, point: Point, **changes) -> None:
 def write_quantized(study: Study, cell: tuple[str, str], method: str, bits: int, **changes) -> None:
     """Manifest of one quantized cell."""
     path = study.root.joinpath("quantized", *cell, method, "manifest.json")
-    library = {"rtn": "trajquant", "gptq": "gptqmodel", "nf4": "bitsandbytes"}[method.partition("-")[0]]
+    algorithm = method.partition("-")[0]
+    library = {"rtn": "rtn", "gptq": "gptqmodel", "nf4": "bitsandbytes"}[algorithm]
+    grid = {"group_size": 32, "symmetric": True}
     content = {
         **{"kind": "quantized", "status": "ok", "reason": None, "trajectory": cell[0], "checkpoint": cell[1]},
-        **{"method": method, "algorithm": method.partition("-")[0], "library": library, "bits": bits},
-        **{"group_size": 32, "symmetric": True, "bits_per_weight": bits + 0.5, "weight_error": 0.4 / 2**bits},
+        **{"method": method, "algorithm": algorithm, "library": library, "bits": bits},
+        **grid,
+        "package": {"gptqmodel": "GPTQModel", "bitsandbytes": "bitsandbytes"}.get(library),
+        "recipe": {"algorithm": algorithm, "library": library, "bits": bits, **grid},
+        **{"bits_per_weight": bits + 0.5, "weight_error": 0.4 / 2**bits},
         **{"calibration": {"corpus": "docstrings"}, "device": "cpu", "versions": {"torch": "2.13.0"}},
     }
     manifests.write(path, {**content, **changes})

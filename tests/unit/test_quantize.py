@@ -18,8 +18,9 @@ from scripts.lib.checks.gate import Gate, judge
 from scripts.lib.checks.layer_errors import LAYERS
 from scripts.lib.data.windows import draw_windows
 from scripts.lib.models.loading import block_linears, load_dense
+from scripts.lib.study.libraries import libraries
 from scripts.quantize import compare_functions, quantize
-from scripts.quantizers import LIBRARIES, Refused, load_quantizer
+from scripts.quantizers import Refused, load_quantizer
 from scripts.quantizers.support import refusal
 
 RTN = {"algorithm": "rtn", "library": "rtn", "bits": 3, "group_size": 16, "symmetric": True}
@@ -248,6 +249,6 @@ def test_windows_are_drawn_by_their_seed(token_stream):
 
 
 def test_there_is_no_other_library():
-    assert set(ONE_OF_EACH) - {"transforms"} == set(LIBRARIES) - {"autogptq", "llamacpp"}
+    assert set(ONE_OF_EACH) - {"transforms"} == set(libraries()) - {"autogptq", "llamacpp"}
     with pytest.raises(KeyError, match="no quantizer"):
         load_quantizer("auto-gptq")

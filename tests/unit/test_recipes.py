@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.libraries import libraries
 from scripts.lib.study.recipes import contradiction, load_recipe
-from scripts.quantizers import LIBRARIES
 
 RECIPES = sorted(path.stem for path in Path("config/recipes").glob("*.yaml"))
 GPTQ = yaml.safe_load(Path("config/recipes/gptq-w3-g64.yaml").read_text())
@@ -29,7 +29,7 @@ def method_of(recipe):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_and_says_what_its_name_says(name):
     recipe = load_recipe("config/recipes", name)
-    assert recipe["library"] in LIBRARIES
+    assert recipe["library"] in libraries()
     found = re.fullmatch(r"([a-z-]+)-w(\d)-(?:g(\d+)|channel)(-asym)?(-act)?(-llmcompressor|-autogptq)?(-c4)?", name)
     if not found:
         assert name == recipe["algorithm"]
@@ -70,6 +70,10 @@ def test_contradictions_have_a_reason(recipe, reason):
         ({"bits": 9}, "9 is not one of"),
         ({"gruop_size": 3}, "did you mean `group_size`"),
         ({"library": "autoawq"}, "gptqmodel"),
+        ({"library": "hqq"}, "gptqmodel"),
+        ({"algorithm": "gtpq"}, "'gtpq' is not one of autoround"),
+        ({"transform": {"algorithm": "awq"}}, "`transform`: 'grid_points' is a required property"),
+        ({"transform": {"algorithm": "awq", "grid_points": 4, "strength": 1}}, "unknown key `transform.strength`"),
     ],
 )
 def test_a_wrong_recipe_names_its_file(tmp_path, change, message):
@@ -77,3 +81,17 @@ def test_a_wrong_recipe_names_its_file(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message) as error:
         load_recipe(tmp_path, "mine")
     assert "mine.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["algorithm", "library", "damping", "calibration"])
+def test_a_missing_key_is_named(tmp_path, key):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({name: value for name, value in GPTQ.items() if name != key}))
+    with pytest.raises(ConfigError, match=f"mine.yaml: '{key}' is a required property"):
+        load_recipe(tmp_path, "mine")
+
+
+def test_calibration_without_a_transform_is_refused_where_nothing_reads_it(tmp_path):
+    rtn = yaml.safe_load(Path("config/recipes/rtn-w3-g64.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(rtn | {"calibration": GPTQ["calibration"]}))
+    with pytest.raises(ConfigError, match="'transform' is a dependency of 'calibration'"):
+        load_recipe(tmp_path, "mine")

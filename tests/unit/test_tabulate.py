@@ -1,7 +1,11 @@
+import re
+from pathlib import Path
+
 import polars as pl
 import pytest
+import yaml
 
-from scripts.lib.analysis.contrasts import gptq_pairs
+from scripts.lib.analysis.contrasts import gptq_pairs, plain_partners
 from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.analysis.tables import TABLES
 from scripts.lib.report.findings import finding
@@ -50,7 +54,7 @@ def test_a_loss_row_holds_the_relative_error_within_its_interval(study):
     assert row["difference"] == row["value"] - base["value"]
     assert row["relative"] == row["value"] / base["value"] - 1
     assert row["lower"] < row["relative"] < row["upper"]
-    assert (row["library"], row["bits"], row["group_size"], row["step"]) == ("trajquant", 3, 32, 400)
+    assert (row["library"], row["bits"], row["group_size"], row["step"]) == ("rtn", 3, 32, 400)
 
 
 def test_the_baseline_is_exactly_zero(study):
@@ -213,13 +217,20 @@ def test_the_finding_says_when_an_effect_is_not_resolved_or_cannot_be_asked(tmp_
     assert "says nothing" in finding(nothing, tables["checkpoints"], flat.clear(), "docstrings")
 
 
-def test_every_implementation_of_gptq_is_compared_with_the_same_grid():
-    names = ["rtn-w3-g64", "rtn-w3-g64-asym", "rtn-w4-channel", "gptq-w3-g64", "gptq-w3-g64-asym", "gptq-w4-channel"]
-    names += ["gptq-w3-g64-act-llmcompressor", "gptq-w4-g64-llmcompressor", "awq-gptq-w3-g64-llmcompressor"]
-    losses = pl.DataFrame({"trajectory": "run", "checkpoint": "step-1", "method": names})
-    assert {(row["method"], other["method"]) for _, row, other in gptq_pairs(losses)} == {
-        ("gptq-w3-g64", "rtn-w3-g64"),
-        ("gptq-w3-g64-asym", "rtn-w3-g64-asym"),
-        ("gptq-w4-channel", "rtn-w4-channel"),
-        ("gptq-w3-g64-act-llmcompressor", "rtn-w3-g64"),
-    }
+RECIPES = {path.stem: yaml.safe_load(path.read_text()) for path in Path("config/recipes").glob("*.yaml")}
+GPTQ_RECIPES = sorted(name for name, recipe in RECIPES.items() if recipe["algorithm"] == "gptq")
+
+
+@pytest.mark.parametrize("name", GPTQ_RECIPES)
+def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
+    """Whatever its library, order of columns and calibration; the file of the partner is found by its name here."""
+    grid = re.search(r"w\d-(?:g\d+|channel)(?:-asym)?", name)[0]
+    partner = None if "transform" in RECIPES[name] or f"rtn-{grid}" not in RECIPES else f"rtn-{grid}"
+    losses = pl.DataFrame({"trajectory": "run", "checkpoint": "step-1", "method": sorted(RECIPES)})
+    found = [other["method"] for _, row, other in gptq_pairs(losses, RECIPES) if row["method"] == name]
+    assert found == ([partner] if partner else [])
+
+
+def test_gptq_on_another_corpus_has_a_partner_and_only_gptq_has_one():
+    assert plain_partners(RECIPES)["gptq-w4-g128-c4"] == "rtn-w4-g128"
+    assert set(plain_partners(RECIPES)) <= set(GPTQ_RECIPES)

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from scripts.lib.runtime.config_files import read_yaml, validate
+from scripts.lib.study.libraries import libraries
+from scripts.lib.study.recipes import check_recipe, recipe_schema
 from tests.tools import ROOT, copy_tree
 
 DOCUMENTS = (
@@ -58,6 +60,15 @@ def quoted(text: str) -> set[str]:
 
 
 def schema(kind: str) -> dict:
+    if kind == "recipe":  # made of what the libraries say of themselves
+        made = [
+            recipe_schema(name, algorithm) for name, library in libraries().items() for algorithm in library.algorithms
+        ]
+        algorithms = sorted({algorithm for library in libraries().values() for algorithm in library.algorithms})
+        return {
+            "allOf": made,
+            "properties": {"algorithm": {"enum": algorithms}, "library": {"enum": list(libraries())}},
+        }
     return read_yaml(ROOT / f"workflow/schemas/{kind}.schema.yaml")
 
 
@@ -151,7 +162,10 @@ FILES = {path: content for document in DOCUMENTS for path, content in named_file
 def test_a_file_that_is_shown_fits_its_schema(path):
     folder = Path(path).parent.name
     if folder in KINDS:
-        validate(FILES[path], KINDS[folder], path)
+        if folder == "recipes":
+            check_recipe(FILES[path], path)
+        else:
+            validate(FILES[path], KINDS[folder], path)
         return
     config = read_yaml(ROOT / "config/default.yaml")
     for key, value in FILES[path].items():

@@ -6,7 +6,6 @@ checkpoint are hard for the other.
 """
 
 import itertools
-import re
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,7 @@ from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
 from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, Track, tracks
 
 DECAY, PEAK, AVERAGED, GPTQ = "decay", "peak rate", "average", "gptq"
-OF_GPTQ = re.compile(r"gptq-(w\d+-\w+(?:-asym)?)(?:-act)?(?:-llmcompressor|-autogptq)?")  # name -> its grid's part
+GRID = ("bits", "group_size", "symmetric")  # what the recipes of a pair of methods share
 EQUAL_LOSS = 0.01  # two baseline losses count as equal within this share
 SIDE = {
     **dict.fromkeys(("method", "trajectory", "checkpoint", "phase"), pl.String),
@@ -34,21 +33,21 @@ Pair = tuple[str, dict, dict]  # kind, row, reference
 
 
 def contrasts_table(
-    measurements: pl.DataFrame, checkpoints: pl.DataFrame, draws: dict, confidence: float
+    measurements: pl.DataFrame, checkpoints: pl.DataFrame, recipes: dict[str, dict], draws: dict, confidence: float
 ) -> pl.DataFrame:
     """One row a pair: both errors with their intervals, and `difference` = error - reference's error with its own.
 
     Args:
         measurements, checkpoints: the tables.
+        recipes: method -> its recipe.
         draws: relative errors of cross-entropy under each resample, {dataset: {cell: array of shape (draws,)}}.
         confidence: coverage of the intervals.
     """
     found, rows = tracks(checkpoints), []
     for dataset, samples in draws.items():
         losses = quantized_losses(measurements, dataset)
-        pairs = (
-            decay_pairs(losses, found) + peak_pairs(losses, found) + average_pairs(losses, found) + gptq_pairs(losses)
-        )
+        pairs = decay_pairs(losses, found) + peak_pairs(losses, found) + average_pairs(losses, found)
+        pairs += gptq_pairs(losses, recipes)
         rows += [_row(kind, row, reference, samples, confidence) for kind, row, reference in pairs]
     return pl.DataFrame([[row[name] for name in CONTRASTS] for row in rows], schema=CONTRASTS, orient="row")
 
@@ -124,15 +123,36 @@ def peak_pairs(losses: pl.DataFrame, found: list[Track]) -> list[Pair]:
     return pairs
 
 
-def gptq_pairs(losses: pl.DataFrame) -> list[Pair]:
-    """GPTQ against round-to-nearest of the same bits, group size and symmetry, at every checkpoint that has both."""
+def gptq_pairs(losses: pl.DataFrame, recipes: dict[str, dict]) -> list[Pair]:
+    """GPTQ against round-to-nearest on the same grid, at every checkpoint that has both.
+
+    Args:
+        recipes: method -> its recipe.
+    """
     rows = {(row["trajectory"], row["checkpoint"], row["method"]): row for row in losses.iter_rows(named=True)}
+    references = plain_partners(recipes)
     pairs = []
     for (trajectory, checkpoint, method), row in rows.items():
-        grid = OF_GPTQ.fullmatch(method)
-        if grid and (reference := rows.get((trajectory, checkpoint, f"rtn-{grid[1]}"))):
+        if reference := rows.get((trajectory, checkpoint, references.get(method))):
             pairs.append((GPTQ, row, reference))
     return pairs
+
+
+def plain_partners(recipes: dict[str, dict]) -> dict[str, str]:
+    """GPTQ's methods with round-to-nearest of the same bits, group size and symmetry; neither with a transform.
+
+    The reference is this project's own round-to-nearest, whose library is called as its algorithm.
+    """
+    plain = {method: recipe for method, recipe in recipes.items() if "transform" not in recipe}
+    by_grid = {
+        _grid(recipe): name for name, recipe in plain.items() if recipe["algorithm"] == recipe["library"] == "rtn"
+    }
+    ours = {method: _grid(recipe) for method, recipe in plain.items() if recipe["algorithm"] == "gptq"}
+    return {method: by_grid[grid] for method, grid in ours.items() if grid in by_grid}
+
+
+def _grid(recipe: dict) -> tuple:
+    return tuple(recipe.get(key) for key in GRID)
 
 
 def _rows(losses: pl.DataFrame, trajectory: str, method: str) -> list[dict]:

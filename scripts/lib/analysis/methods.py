@@ -8,8 +8,6 @@ import polars as pl
 
 from scripts.lib.analysis.tables import METHODS, VERSIONS, table
 
-PACKAGES = {"autoround": "auto-round"}  # where a library's package has another name
-
 
 def methods_table(recipes: Iterable[dict]) -> pl.DataFrame:
     """One row a method: its recipe, and weight errors over its cells (mean, lowest, highest).
@@ -29,7 +27,7 @@ def _row(cells: list[dict]) -> dict:
     return {
         **{name: first[name] for name in ("method", "algorithm", "library", "bits", "group_size", "symmetric")},
         "transform": first.get("recipe", {}).get("transform", {}).get("algorithm"),
-        "package_version": _package_version(first),
+        "package_version": first["versions"].get(first["package"]),  # None for this project's own code
         "bits_per_weight": statistics.fmean(cell["bits_per_weight"] for cell in cells),
         "weight_error": statistics.fmean(errors),
         "weight_error_lowest": min(errors),
@@ -37,13 +35,6 @@ def _row(cells: list[dict]) -> dict:
         "calibration": _settings(first["calibration"]),
         "cells": len(cells),
     }
-
-
-def _package_version(recipe: dict) -> str | None:
-    """Version of the package that quantized; None for this project's own code."""
-    versions = {name.lower(): version for name, version in recipe["versions"].items()}
-    library = recipe["library"].lower()
-    return versions.get(PACKAGES.get(library, library))
 
 
 def _settings(values: dict | None) -> str | None:

@@ -6,6 +6,7 @@ The numbers are meant to be too large rather than too small; a job that needs mo
 import math
 from dataclasses import dataclass
 
+from scripts.lib.study.libraries import algorithm, transforms
 from scripts.lib.study.sizes import Model
 from scripts.lib.study.trajectories.trained import Trained
 
@@ -16,14 +17,6 @@ DISK_BYTES = 1e8  # a second, read, hashed and written
 DOCUMENT_TOKENS = 4 * 512  # of a task's document: four answers
 LOGITS = 2**28  # values a forward pass at most, as scripts/lib/models/forward.py has it
 CHECKS = 8  # forward passes over the probe: in memory, source (and each layer's error), reloaded, a transform's two
-WORK = {  # in forward passes over the calibration tokens, rounded up from what `make benchmark` prints (`passes`)
-    "gptq": 8,  # Hessians, inverses and column updates: 4 to 7
-    "awq": 35,  # a grid of scales, each tried on every layer: 33
-    "smoothquant": 3,
-    "spinquant": 1,
-    "autoround": 6,  # for each of its iterations: forward and backward of 8 windows, here of all: 3.6
-    "mixed": 2,  # for each layer and choice of bits: 1.4
-}
 
 
 @dataclass(frozen=True)
@@ -104,10 +97,17 @@ def _tokens(drawn: dict) -> int:
 
 def forward_passes(recipe: dict, model: Model) -> float:
     """Work of a calibrated method in forward passes over its calibration tokens, those of its transform included."""
-    passes = WORK.get(recipe["algorithm"], 0) + WORK.get(recipe.get("transform", {}).get("algorithm"), 0)
-    if recipe["algorithm"] == "autoround":
-        return passes * recipe["iterations"] * 8 / recipe["calibration"]["samples"]
-    return passes * (7 * model.blocks * len(recipe["choices"]) if recipe["algorithm"] == "mixed" else 1)
+    about, passes = algorithm(recipe), 0
+    if "transform" in recipe:
+        passes = transforms().algorithms[recipe["transform"]["algorithm"]]["passes"]
+    return passes + about.get("passes", 0) * _times(about.get("each"), recipe, model)
+
+
+def _times(each: str | None, recipe: dict, model: Model) -> float:
+    """How often a method does what its library counts its passes for."""
+    if each == "iteration":
+        return recipe["iterations"] * 8 / recipe["calibration"]["samples"]
+    return 7 * model.blocks * len(recipe["choices"]) if each == "trial" else 1
 
 
 def quantize_tokens(recipe: dict, probe: dict, model: Model) -> float:

@@ -61,26 +61,48 @@ def validate(content: dict, schema: str, where: str) -> None:
     Raises:
         ConfigError: the message has a line for each mistake, with the file, the key, the value and what is allowed.
     """
+    _require_none(content, _validator(schema), where)
+
+
+def check(content: dict, schema: dict, where: str) -> None:
+    """Check a mapping against a schema that is made in the program.
+
+    Raises:
+        ConfigError: as of `validate`.
+    """
+    _require_none(content, jsonschema.Draft202012Validator(schema), where)
+
+
+def _require_none(content: dict, validator: jsonschema.Draft202012Validator, where: str) -> None:
     require_finite(content, where)
-    errors = [jsonschema.exceptions.best_match([error]) for error in _validator(schema).iter_errors(content)]
+    errors = [jsonschema.exceptions.best_match([error]) for error in validator.iter_errors(content)]
     if errors:
         errors.sort(key=jsonschema.exceptions.relevance, reverse=True)
         raise ConfigError("\n".join(dict.fromkeys(f"{where}: {_explain(error)}" for error in errors)))
 
 
 def load_named(folder: Path | str, kind: str, name: str) -> dict:
-    """Read and check config/{folder}/{name}.yaml, a trajectory or a recipe.
+    """Read config/{folder}/{name}.yaml and check it against the schema of its kind.
 
     Raises:
         ConfigError: there is no such file (the message lists near names), or it does not fit its schema.
+    """
+    content = read_named(folder, kind, name)
+    validate(content, kind, f"{folder}/{name}.yaml")
+    return ordered(content)
+
+
+def read_named(folder: Path | str, kind: str, name: str) -> dict:
+    """Read config/{folder}/{name}.yaml.
+
+    Raises:
+        ConfigError: there is no such file; the message lists near names.
     """
     path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in Path(folder).glob("*.yaml"))
         raise ConfigError(f"there is no {kind} `{name}`: {path} does not exist{_suggest(name, names)}")
-    content = read_yaml(path)
-    validate(content, kind, str(path))
-    return ordered(content)
+    return read_yaml(path)
 
 
 def require_name(name: str, names, what: str, where: str) -> None:

@@ -11,16 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TIMESTAMP = ".snakemake_timestamp"  # a file that Snakemake puts into folders
-PACKAGES = (
+PACKAGES = (  # of all models; a quantized one's library adds its own
     "torch",
     "transformers",
-    "GPTQModel",
-    "bitsandbytes",
-    "llmcompressor",
-    "compressed-tensors",
-    "auto-round",
-    "hqq",
-    "gguf",
     "scipy",
     "lm_eval",
     "tokenizers",

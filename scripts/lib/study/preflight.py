@@ -5,8 +5,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from scripts.lib.models.group_sizes import width_refusal
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.group_sizes import width_refusal
 
 
 def set_aside_refused(plan) -> None:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lib.models.folders import count_parameters
+from scripts.lib.study.libraries import algorithm, libraries
 
 LARGE_VOCABULARY = 130_000
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight
-DENSE = ("rtn", "hqq", "mixed", "llamacpp", "autoround")  # libraries whose models are saved dense, in float32
-BITS = {"nf4": 4, "fp4": 4, "int8": 8, "mxfp4": 4, "nvfp4": 4, "fp8": 8}  # of packed formats whose recipe does not say
 SCALE = 32  # bits of a group's scale and zero point together
 WEIGHTS_A_WIDTH = 400  # weights over the squared width, where no width is known: 402 of Llama 7B, 405 of SmolLM2 135M
-BLOCK = 64  # weights a scale where the recipe does not say
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,10 @@ def _vocabulary(folder: Path) -> int:
 
 def quantized_bytes(model: Model, recipe: dict) -> int:
     """Bytes of one quantized model, estimated: dense, or packed but for embedding and head, which stay in float32."""
-    if recipe["library"] in DENSE:
+    if libraries()[recipe["library"]].stored == "dense":
         return 4 * model.parameters
-    bits = recipe["bits"] if "bits" in recipe else BITS[recipe["algorithm"]]
-    group = recipe.get("group_size", BLOCK)
+    bits = recipe["bits"] if "bits" in recipe else algorithm(recipe)["bits"]
+    group = recipe["group_size"] if "group_size" in recipe else algorithm(recipe)["group"]
     bits += SCALE / group if group > 0 else 0
     tables = min(_tables(model), model.parameters)
     return round(4 * tables + bits / 8 * (model.parameters - tables))

@@ -1,6 +1,6 @@
 """Which group sizes fit which widths; read without a library, so that plans know it too."""
 
-WIDTH_OF = {"mxfp4": 32, "nvfp4": 16} | dict.fromkeys(("q2_k", "q3_k_m", "q4_k_m", "q6_k"), 256)
+from scripts.lib.study.libraries import algorithm
 
 
 def width_refusal(recipe: dict, widths: dict[str, int]) -> str | None:
@@ -10,10 +10,10 @@ def width_refusal(recipe: dict, widths: dict[str, int]) -> str | None:
         recipe: as in its file.
         widths: input columns of layers that are to be quantized, by what the message calls them.
     """
-    size = recipe.get("group_size", WIDTH_OF.get(recipe["algorithm"], -1))
+    size, divides = recipe.get("group_size", -1), algorithm(recipe).get("divides", 1)
     for name, width in widths.items():
-        if recipe["library"] == "llamacpp" and width % size:
-            return f"K-quants need widths that are multiples of {size}, and {name} has {width}"
+        if width % divides:
+            return f"{algorithm(recipe)['title']}: widths must be multiples of {divides}, and {name} has {width}"
         if size > 0 and width % size:
             return f"group_size {size} does not divide the width {width} of {name}"
     return None
