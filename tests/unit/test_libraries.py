@@ -94,7 +94,7 @@ def test_what_is_said_answers_every_question_about_a_recipe(name):
     recipe = RECIPES[name]
     assert all(importlib.metadata.version(package) for package in distributions(recipe))
     assert (forward_passes(recipe, MODEL) > 0) == ("calibration" in recipe)
-    assert 0 < quantized_bytes(PLAN, "run", name) <= 4 * MODEL.parameters
+    assert 0 < quantized_bytes(MODEL, PLAN.recipes[name]) <= 4 * MODEL.parameters
     has_groups = recipe.get("group_size", -1) > 0 or "divides" in catalog.algorithm(recipe)
     assert bool(refusal(recipe, {"model_type": "llama", "hidden_size": 4, "head_dim": 4}, {"layer": 3})) == has_groups
 

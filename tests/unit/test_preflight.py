@@ -38,7 +38,7 @@ def test_a_published_model_of_width_576_cannot_have_groups_of_128(folder):
     assert methods_of(found.cells) == methods_of(found.tasks) == {BASELINE, "rtn-w4-g64", "rtn-w4-channel"}
     reasons = set(found.refused.values())
     assert "group_size 128 does not divide the width 576 of hidden_size" in reasons
-    assert "K-quants need widths that are multiples of 256, and hidden_size has 576" in reasons
+    assert "K-quants: widths must be multiples of 256, and hidden_size has 576" in reasons
     points = len(found.checkpoints)
     assert describe_refused(found)[1] == (
         f"{points} cells of `smollm2-135m` are not run: group_size 128 does not divide the width 576 of hidden_size"
