@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
 UNIT_TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 tests/unit tests/hub tests/workflow
 WHOLE_RUNS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm tests/integration tests/benchmarks
 
-.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods smoke test test-full benchmark lint format lock
+.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report smoke test test-full benchmark lint format lock
 
 setup: .venv/done ## the environment, with pip
 
@@ -66,6 +66,9 @@ audit-kernels: setup ## run the packed models of STUDY (and CONFIG) by their lib
 
 methods: setup llama-quantize ## every method on every class of model, and the table of it, config/recipes/README.md; over an hour
 	$(BIN)/python -m scripts.commands.methods
+
+report: setup ## the report of what STUDY has so far, at any time, to results/partial/STUDY
+	$(BIN)/python -m scripts.commands.report $(STUDY) $(CONFIG)
 
 smoke: setup ## every stage once, very small
 	$(SNAKEMAKE) --configfile config/studies/smoke.yaml

@@ -10,6 +10,7 @@
 study = "demo"
 title = ""
 tables = "results/tables/demo"  # seen from the root of the clone
+unfinished = False  # whether a run may still bring what is missing
 
 # %%
 import os
@@ -37,7 +38,12 @@ missing = pl.read_parquet(f"{tables}/missing.parquet")
 costs = pl.read_parquet(f"{tables}/costs.parquet")
 versions = pl.read_parquet(f"{tables}/versions.parquet")
 
-show.heading(title, study, checkpoints, measurements, missing)
+display(show.heading(title, study, checkpoints, measurements, missing))
+if unfinished:
+    display(
+        show.note("This study is not finished. What follows rests on the results that are there; these are missing:")
+    )
+    display(show.lacking(missing, "unfinished"))
 
 # %% [markdown]
 # ## Finding

@@ -10,7 +10,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def report(study: str, title: str, tables: Path, template: Path, page: Path, html: Path, notebook: Path) -> None:
+def report(
+    study: str,
+    title: str,
+    tables: Path,
+    template: Path,
+    page: Path,
+    html: Path,
+    notebook: Path,
+    unfinished: bool = False,
+) -> None:
     """Execute the notebook template on a study's tables; write the notebook with its outputs, and the page.
 
     Args:
@@ -19,11 +28,12 @@ def report(study: str, title: str, tables: Path, template: Path, page: Path, htm
         template: notebook in jupytext's percent form.
         page: Jinja template of the HTML around the notebook.
         html, notebook: output files.
+        unfinished: whether results are missing that a run may still bring; the page begins with them then.
 
     Raises:
         papermill.PapermillExecutionError: a cell of the template failed; the message shows the cell and the error.
     """
-    parameters = {"study": study, "title": title, "tables": os.path.relpath(tables, ROOT)}
+    parameters = {"study": study, "title": title, "tables": os.path.relpath(tables, ROOT), "unfinished": unfinished}
     with tempfile.TemporaryDirectory() as scratch, _own_settings(Path(scratch)):
         executed = _execute(template, parameters, Path(scratch))
     notebook.write_text(_as_json(executed))

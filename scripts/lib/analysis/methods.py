@@ -27,7 +27,7 @@ def _row(cells: list[dict]) -> dict:
     return {
         **{name: first[name] for name in ("method", "algorithm", "library", "bits", "group_size", "symmetric")},
         "transform": first.get("recipe", {}).get("transform", {}).get("algorithm"),
-        "package_version": first["versions"].get(first["package"]),  # None for this project's own code
+        "package_version": first["versions"].get(first.get("package")),  # None for this project's own code
         "bits_per_weight": statistics.fmean(cell["bits_per_weight"] for cell in cells),
         "weight_error": statistics.fmean(errors),
         "weight_error_lowest": min(errors),

@@ -148,9 +148,9 @@ def task_scores(measurements: pl.DataFrame) -> GT:
     return shown.fmt(lambda share: f"{100 * share:.2f} %", "drop or relative error")
 
 
-def lacking(missing: pl.DataFrame) -> GT:
+def lacking(missing: pl.DataFrame, name: str = "missing") -> GT:
     """Cells without a result and why."""
-    return wrapped(table("missing", missing.drop("study"), "No cell is missing."), "reason")
+    return wrapped(table(name, missing.drop("study"), "No cell is missing."), "reason")
 
 
 def spent(costs: pl.DataFrame) -> GT:

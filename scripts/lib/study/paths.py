@@ -87,6 +87,10 @@ class Paths:
         """A study's page."""
         return f"{self.results}/report/{study}.html"
 
+    def partial(self, study: str = "{study}") -> str:
+        """Folder of what `make report` makes of an unfinished study."""
+        return f"{self.results}/partial/{study}"
+
     def notebook(self, study: str = "{study}") -> str:
         """The same page as an executed notebook."""
         return f"{self.results}/report/{study}.ipynb"

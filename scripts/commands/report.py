@@ -1,0 +1,140 @@
+"""make report STUDY=X: the report of what is there, in the middle of a run or after failed jobs.
+
+It goes to results/partial/STUDY/, beside Snakemake's own, of which it touches nothing: a later run takes up the rest.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from scripts.lib.analysis.tables import MISSING
+from scripts.lib.cluster import runs
+from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
+from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
+from scripts.report import report
+from scripts.tabulate import tabulate
+
+TEMPLATE, PAGE = Path("reports/report.py"), Path("reports/page.html")
+
+
+def render(plan: Plan, going_on: bool) -> Path:
+    """Make the tables, the notebook and the page of what a study has so far.
+
+    Args:
+        plan: the study.
+        going_on: whether a run may still bring what is missing.
+
+    Returns:
+        The page.
+    """
+    study, settings = plan.config["study"], plan.config["tabulate"]
+    place = Path(plan.paths.partial(study["name"]))
+    found, absent = results(plan), list(lacking(plan, going_on))
+    tables = tabulate(
+        study["name"],
+        [plan.trajectories[name].describe(step) for name, step in plan.checkpoints],
+        plan.schedules(),
+        *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),
+        plan.paths.benchmarks(""),
+        settings["confidence"],
+        settings["bootstrap"],
+        settings["seed"],
+        [
+            dict(zip(("trajectory", "checkpoint", "method"), cell.names, strict=True)) | {"reason": reason}
+            for cell, reason in sorted(plan.refused.items())
+        ],
+    )
+    rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
+    tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])
+    (place / "tables").mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.write_parquet(place / "tables" / f"{name}.parquet")
+        table.write_csv(place / "tables" / f"{name}.csv")
+    html = place / f"{study['name']}.html"
+    report(
+        study["name"], study["title"], place / "tables", TEMPLATE, PAGE, html, html.with_suffix(".ipynb"), bool(rows)
+    )
+    return html
+
+
+def results(plan: Plan) -> dict[str, list[str]]:
+    """Whole files that tabulate reads, by kind; results of a cell only where its manifests are there too."""
+    points = {
+        point: f"{plan.paths.checkpoint(point[0], f'step-{point[1]}')}/manifest.json" for point in plan.checkpoints
+    }
+    there = {point for point, path in points.items() if is_whole(path)}
+    cells = [cell for cell in plan.cells if (cell.trajectory, cell.step) in there]
+    made = {cell: f"{plan.paths.quantized(*cell.names)}/manifest.json" for cell in cells if cell.method != BASELINE}
+    made = {cell: path for cell, path in made.items() if is_whole(path)}
+    cells = [cell for cell in cells if cell.method == BASELINE or cell in made]
+    measured = {kind: [] for kind in ("losses", "tasks")}
+    for cell in cells:
+        for stage, _, path, _ in evaluations(plan, cell):
+            if is_whole(path):
+                measured["losses" if stage == "evaluate_loss" else "tasks"].append(path)
+    return {"checkpoints": [points[point] for point in sorted(there)], "quantized": list(made.values()), **measured}
+
+
+def lacking(plan: Plan, going_on: bool) -> Iterator[dict]:
+    """Rows for the table `missing` of what is not there: the first step of each cell's way that has no result."""
+    for cell in plan.cells:
+        trajectory, checkpoint, _ = cell.names
+        point = f"{plan.paths.checkpoint(trajectory, checkpoint)}/manifest.json"
+        logs = [f"{plan.paths.logs(rule)}/{trajectory}/{checkpoint}.log" for rule in MAKING_CHECKPOINTS]
+        logs += sorted(map(str, Path(plan.paths.logs("train"), trajectory).glob("*.log")), reverse=True)
+        way = [("checkpoint", None, point, logs)]
+        if cell.method != BASELINE:
+            log = f"{plan.paths.logs('quantize')}/{'/'.join(cell.names)}.log"
+            way.append(("quantize", None, f"{plan.paths.quantized(*cell.names)}/manifest.json", [log]))
+        gap = next((step for step in way if not is_whole(step[2])), None)
+        for stage, dataset, path, tried in [gap] if gap else evaluations(plan, cell):
+            if not is_whole(path):
+                names = dict(zip(("trajectory", "checkpoint", "method"), cell.names, strict=True))
+                yield names | {"stage": stage, "dataset": dataset, "reason": reason(tried, going_on)}
+
+
+def evaluations(plan: Plan, cell: Cell) -> Iterator[tuple[str, str, str, list[str]]]:
+    """(stage, corpus or suite, file, logs) of all that is measured of a cell."""
+    for stage, names in (("evaluate_loss", plan.losses[cell]), ("evaluate_tasks", plan.tasks[cell])):
+        for name in names:
+            loss = stage == "evaluate_loss"
+            path = plan.paths.loss(*cell.names, corpus=name) if loss else plan.paths.tasks(*cell.names, suite=name)
+            yield stage, name, path, [f"{plan.paths.logs(stage)}/{'/'.join(cell.names)}/{name}.log"]
+
+
+def reason(logs: list[str], going_on: bool) -> str:
+    """Why something is missing, from the log of the job that was to make it."""
+    log = next((path for path in logs if Path(path).is_file()), None)
+    if log is None:
+        return "not measured yet"
+    return f"begun, not ended: {log}" if going_on else f"ended without a result: see {log}"
+
+
+def is_whole(path: str) -> bool:
+    """Whether a JSON or parquet file is there and can be read: a running job may be in the middle of writing it."""
+    try:
+        if path.endswith(".json"):
+            json.loads(Path(path).read_text())
+        else:
+            pl.read_parquet_metadata(path)
+    except (OSError, ValueError, pl.exceptions.PolarsError):
+        return False
+    return True
+
+
+def main() -> None:
+    """Render a study's report and say where it is."""
+    try:
+        plan, head = load_plan(*sys.argv[1:]), runs.holder()
+        going_on = bool(head) and runs.is_alive(head) is not False
+        print(f"wrote {render(plan, going_on)}")
+    except ConfigError as error:
+        sys.exit(f"report: {error}")
+
+
+if __name__ == "__main__":
+    main()
