@@ -30,7 +30,7 @@ def going(slurm, finished, tmp_path_factory):
     """The smoke study while it runs under Slurm; a second head, and `make recover`, have been tried in its folder."""
     tree = copy_tree(tmp_path_factory.mktemp("study") / "tree")
     head = Head(slurm, tree, "smoke")
-    head.running("tokenizer", seconds=180)
+    head.running("tokenizer")
     head.second = Head(slurm, tree, "smoke").finish(fails=True)
     head.recovery = command(slurm, tree, "recover")
     yield head

@@ -19,7 +19,7 @@ def test_a_gpu_is_asked_for_in_both_forms(slurm, going, tree, form):
     edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
     target = "results/evaluated/smoke/step-20/none/loss-smoke.parquet"
     head = Head(slurm, tree, "smoke", "--retries", "0", target, site=f"gpu_request: {form}\n", often=True)
-    job, _ = head.running("train", seconds=300)  # another device trains anew
+    job, _ = head.running("train")  # another device trains anew
     asked = slurm.ask("scontrol", "--details", "show", "job", job)
     assert {"gpus": "TresPerJob=gres:gpu:1", "gres": "TresPerNode=gres:gpu:1"}[form] in asked
     assert "GRES=gpu:1(IDX:0)" in asked, "the job has the node's GPU"

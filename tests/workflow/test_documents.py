@@ -269,14 +269,15 @@ def test_every_make_target_exists():
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """A fresh copy of the tree with the files that the documents show, and the model folders and texts that these name."""
+    """A fresh copy of the tree with the files that documents show, and the model folders and texts that these name."""
     tree = copy_tree(tmp_path_factory.mktemp("documents") / "tree")
     for path, content in FILES.items():
         assert not (tree / path).exists(), f"a document shows {path}, which the project has; choose another name"
         (tree / path).write_text(yaml.safe_dump(content, sort_keys=False))
         for checkpoint in content.get("checkpoints", []):
             write_model(tree / checkpoint["path"])
-        for corpus in content.get("corpus", {}).values():
+        corpora = content["corpus"].values() if isinstance(content.get("corpus"), dict) else []
+        for corpus in corpora:
             for pattern in corpus.get("paths", []):
                 file = tree / pattern.replace("**/", "").replace("*", "one")
                 file.parent.mkdir(parents=True, exist_ok=True)
