@@ -193,7 +193,7 @@ def headings(page: Path) -> set[str]:
 def test_files_that_are_named_exist(document):
     tops = r"(?:config|envs|reports|scripts|tests|workflow)"
     for path in re.findall(rf"`({tops}/[\w./-]+)`", read(document)):
-        variable = any(word in Path(path).name for word in ("NAME", "TASK", "suite-X"))
+        variable = any(word in Path(path).name for word in ("NAME", "METHOD", "TASK", "suite-X"))
         assert variable or path in FILES or (ROOT / path).exists(), f"{document} names {path}, which does not exist"
 
 
