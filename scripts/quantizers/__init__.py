@@ -18,7 +18,6 @@ from torch import nn
 
 from scripts.lib.models.grids import Grid
 from scripts.lib.runtime.shortages import is_shortage
-from scripts.lib.study.libraries import TRANSFORMS, libraries
 
 
 class Refused(Exception):
@@ -74,6 +73,8 @@ def load_quantizer(library: str):
     Raises:
         KeyError: there is no such library; recipes are checked against their schema before.
     """
+    from scripts.lib.study.libraries import libraries  # not at the top: auto-gptq's environment lacks what it needs
+
     if library not in libraries():
         raise KeyError(f"there is no quantizer `{library}`; there are: {', '.join(libraries())}")
     return importlib.import_module(f"scripts.quantizers.{library}").quantize
@@ -81,7 +82,7 @@ def load_quantizer(library: str):
 
 def load_transform():
     """The `transform` function, imported now."""
-    return importlib.import_module(f"scripts.quantizers.{TRANSFORMS}").transform
+    return importlib.import_module("scripts.quantizers.transforms").transform
 
 
 def save_dense(
