@@ -104,3 +104,9 @@ def test_the_versions_of_a_recipe_are_those_of_its_library_and_transform():
     assert distributions(RECIPES["gptq-w3-g64"]) == ("GPTQModel",)
     assert distributions(RECIPES["awq-w3-g64-asym"]) == ("llmcompressor", "compressed-tensors")
     assert transforms().package == "llmcompressor"
+
+
+def test_the_quantizers_load_in_an_environment_without_jsonschema():
+    """Such as that of auto-gptq, whose worker is one of their modules."""
+    code = "import sys, scripts.quantizers.autogptq_worker; sys.exit('jsonschema' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
