@@ -36,17 +36,14 @@ def render(plan: Plan, going_on: bool) -> Path:
     found, absent = results(plan), list(lacking(plan, going_on))
     tables = tabulate(
         study["name"],
-        [plan.trajectories[name].describe(step) for name, step in plan.checkpoints],
+        plan.circumstances(),
         plan.schedules(),
         *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),
         plan.paths.benchmarks(""),
         settings["confidence"],
         settings["bootstrap"],
         settings["seed"],
-        [
-            dict(zip(("trajectory", "checkpoint", "method"), cell.names, strict=True)) | {"reason": reason}
-            for cell, reason in sorted(plan.refused.items())
-        ],
+        plan.refused_cells(),
     )
     rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
     tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])

@@ -105,19 +105,6 @@ def identity(wildcards):
     return {"trajectory": wildcards.trajectory, "checkpoint": wildcards.checkpoint, "source": source}
 
 
-def circumstances(wildcards):
-    """The place of every checkpoint in its training: step, tokens, learning rate, phase."""
-    return [PLAN.trajectories[name].describe(step) for name, step in PLAN.checkpoints]
-
-
-def refused_cells(wildcards):
-    """The cells that were refused while the study was planned, with the reason."""
-    names = ("trajectory", "checkpoint", "method")
-    return [
-        {name: getattr(cell, name) for name in names} | {"reason": why} for cell, why in sorted(PLAN.refused.items())
-    ]
-
-
 # --- what a study asks for ---------------------------------------------------------------------------------------------
 
 

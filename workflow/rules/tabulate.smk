@@ -17,9 +17,9 @@ rule tabulate:
         **asks("tabulate"),
     params:
         study="{study}",
-        circumstances=circumstances,
+        circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
-        refused=refused_cells,
+        refused=PLAN.refused_cells(),
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],

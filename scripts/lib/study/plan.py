@@ -66,6 +66,18 @@ class Plan:
     def checkpoints(self) -> list[tuple[str, int]]:
         return sorted({(cell.trajectory, cell.step) for cell in self.losses})
 
+    def circumstances(self) -> list[dict]:
+        """The place of every checkpoint in its training, as `tabulate` takes it: step, tokens, learning rate, phase."""
+        return [self.trajectories[name].describe(step) for name, step in self.checkpoints]
+
+    def refused_cells(self) -> list[dict]:
+        """The cells that were refused while the study was planned, with the reason, as `tabulate` takes them."""
+        names = ("trajectory", "checkpoint", "method")
+        return [
+            dict(zip(names, cell.names, strict=True)) | {"reason": reason}
+            for cell, reason in sorted(self.refused.items())
+        ]
+
     def by_source(self, source: str) -> list[str]:
         """Names of the trajectories of one source, branches counting as trained."""
         return [name for name, trajectory in self.trajectories.items() if trajectory.source == source]
