@@ -24,7 +24,7 @@ def environment():
     subprocess.run(["make", "auto-gptq"], cwd=ROOT, check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_reads_the_others_files(environment, tiny_model, tmp_path):
     np.save(tmp_path / "probe.npy", PROBE)
     requests, here = [], {}

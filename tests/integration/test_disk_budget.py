@@ -49,8 +49,8 @@ def measured(tmp_path_factory, finished):
     shutil.copytree(finished / "resources/corpora", tree / "resources/corpora")
     with Hub(folder / "hub") as hub:
         prepare(tree, hub, folder, ["llama"], finished / "resources/tokenizers/smoke/tokenizer", STEPS)
-        content = study(["llama"])
-        content["study"]["cells"][0] |= {"checkpoints": "all", "methods": ["rtn-w3-g32", "nf4"]}
+        content = study(["llama"], ["rtn-w3-g32", "nf4"])
+        content["study"]["cells"][0] |= {"checkpoints": "all"}
         content |= {"fetch": {"keep_weights": False, "disk_budget": 0.004}}
         content["quantize"] = content.get("quantize", {}) | {"keep_weights": False}
         (tree / "config/studies/hub.yaml").write_text(yaml.safe_dump(content))

@@ -81,7 +81,7 @@ def restart_controller(cluster, seconds):
 
 
 def test_one_of_each_kind(slurm, going, undone):
-    """In one run, beside the smoke study's: a lost node, a cancelled job, the controller restarted, too little memory,
+    """In one run, beside the study `few`: a lost node, a cancelled job, the controller restarted, too little memory,
     too little time, and the head killed, recovered and started again."""
     tree = undone[0]
     request(tree, "quantize", memory=500)

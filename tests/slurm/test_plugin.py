@@ -18,7 +18,7 @@ rule quantize:
 
 @pytest.fixture
 def start(slurm, going, tmp_path):
-    """A function that starts so many jobs of one rule under the profile, beside the smoke study's."""
+    """A function that starts so many jobs of one rule under the profile, beside the study `few`."""
     tree = copy_tree(tmp_path / "tree")
 
     def start_jobs(jobs, site=""):

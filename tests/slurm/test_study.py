@@ -4,13 +4,14 @@ import polars
 import pytest
 
 from tests.slurm.cluster import LONG, wait_for
+from tests.slurm.conftest import add_few
 from tests.slurm.runs import Head, command, snapshot, submissions
-from tests.tools import AFTER_CELLS, edit, job_counts
+from tests.tools import AFTER_CELLS, copy_tree, edit, job_counts, planned, snakemake
 
 TABLES = ("checkpoints", "measurements")
 
 
-def table(tree, name, study="smoke"):
+def table(tree, name, study="few"):
     return polars.read_parquet(tree / f"results/tables/{study}/{name}.parquet")
 
 
@@ -28,10 +29,21 @@ def test_a_gpu_is_asked_for_in_both_forms(slurm, going, tree, form):
     wait_for(lambda: not head.jobs(), LONG, "the queue to be empty")
 
 
-def test_tables_equal_a_local_runs_to_the_last_bit(done, finished):
+def test_tables_equal_a_local_runs_to_the_last_bit(done, tree):
+    tables = [f"results/tables/few/{name}.parquet" for name in TABLES]
+    assert planned(add_few(tree), "few", *tables) == {"tabulate": 1}, "the smoke study measured all of it"
+    snakemake(tree, "few", *tables)
     for name in TABLES:
-        assert table(done.tree, name).equals(table(finished, name)), name
-    assert (done.tree / "results/report/smoke.html").stat().st_size > 10_000
+        assert table(done.tree, name).equals(table(tree, name)), name
+    assert (done.tree / "results/report/few.html").stat().st_size > 10_000
+
+
+@pytest.mark.full
+def test_the_whole_smoke_study(cluster, finished, tmp_path):
+    tree = copy_tree(tmp_path / "tree")
+    Head(cluster, tree, "smoke").finish()
+    for name in TABLES:
+        assert table(tree, name, "smoke").equals(table(finished, name, "smoke")), name
 
 
 def test_cells_were_submitted_as_arrays(done):
@@ -64,12 +76,11 @@ def test_jobs_have_only_a_loopback_device(slurm):
     [
         ((), {}),
         (("-R", "evaluate_tasks"), {"evaluate_tasks": 2} | AFTER_CELLS),
-        (("-R", "quantize", "--until", "quantize"), {"quantize": 8}),
-        (("-R", "evaluate_loss", "--until", "evaluate_loss"), {"evaluate_loss": 12}),
+        (("-R", "quantize", "--until", "quantize"), {"quantize": 2}),
     ],
 )
 def test_single_stages(slurm, done, arguments, expected):
-    said = Head(slurm, done.tree, "smoke", "--dry-run", *arguments).finish()
+    said = Head(slurm, done.tree, "few", "--dry-run", *arguments).finish()
     assert job_counts(said) == expected
 
 
@@ -100,7 +111,7 @@ def test_doctor_finds_nothing_to_fix_and_then_a_wrong_partition(slurm, done):
 )
 def test_a_single_stage_is_made_again_and_nothing_else(cluster, done, arguments, again):
     before = snapshot(done.tree)
-    Head(cluster, done.tree, "smoke", *arguments).finish(400)
+    Head(cluster, done.tree, "few", *arguments).finish(400)
     after = snapshot(done.tree)
     changed = {path for path in before if after[path] != before[path]}
     assert changed == {path for path in before if any(part in path for part in again)}

@@ -257,6 +257,7 @@ def test_reordered_columns_are_grouped_by_their_index():
         check_levels("layer", weight[:, order], grid, None)
 
 
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 def test_the_process_that_dies_fails_the_job(rounded, tmp_path):
     with Gate(1) as gate, pytest.raises(RuntimeError, match="ended with status"):
         gate.check(rounded.question | {"windows": str(tmp_path / "none.npy")}, tmp_path)

@@ -133,6 +133,7 @@ def test_rotations_suit_only_models_with_rmsnorm(tiny_model, tmp_path, near_gate
         assert "rotations need an RMSNorm" in result["reason"]
 
 
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 @pytest.mark.parametrize("name", ["rtn-w3-g32", "gptq-w3-g64", "gptq-w3-g64-llmcompressor", "nf4", "awq-w4-g64-asym"])
 def test_twice_gives_identical_weights(tiny_model, tmp_path, near_gate, name):
     revisions = set()
@@ -160,6 +161,7 @@ quantize(Path(sys.argv[1]), RTN, None, PROBE, Path(sys.argv[2]) / "model", Path(
 """
 
 
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 def test_a_save_that_is_killed_leaves_nothing_that_looks_like_a_result(tiny_model, tmp_path, near_gate):
     done = subprocess.run([sys.executable, "-c", DIES, tiny_model, tmp_path], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
@@ -177,6 +179,7 @@ def test_llama_quantize_that_is_not_built_is_refused(tiny_model, tmp_path, near_
         load_quantizer("llamacpp")(tiny_model, recipe("q4_k_m"), None, "cpu")
 
 
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 @pytest.mark.parametrize("name", ["gptq-w3-g64", "autoround-w3-g64", "awq-w4-g64-asym"])
 def test_a_relative_path_is_found(tiny_model, tmp_path, near_gate, monkeypatch, name):
     """Some libraries are run in another folder, because they write to where they are."""

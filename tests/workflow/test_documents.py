@@ -237,6 +237,7 @@ def test_every_room_is_in_the_picture_and_described():
     assert {row[0].strip("`") for row in rows(read("scripts/README.md"))} == rooms
 
 
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 def test_a_script_runs_alone_in_a_debugger(tmp_path, tiny_model):
     tree = copy_tree(tmp_path / "tree")
     (command,) = re.findall(r"^python -c '\n.*?^'$", read("scripts/README.md"), re.MULTILINE | re.DOTALL)
