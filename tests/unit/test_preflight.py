@@ -77,7 +77,7 @@ def test_every_glob_that_matches_nothing_is_named_until_the_corpus_is_made(folde
     found.config["folders"] = {"resources": str(tmp_path / "resources"), "results": str(tmp_path / "results")}
     paths = [f"{tmp_path}/texts/**/*.txt", f"{tmp_path}/*.jsonl"]
     fractions = {"validation": 0.1, "calibration": 0.1}
-    found.config["corpus"]["smoke"] = {"source": "files", "paths": paths, "fractions": fractions}
+    found.corpora["smoke"] = {"source": "files", "paths": paths, "fractions": fractions}
     with pytest.raises(ConfigError) as caught:
         require_sources(found)
     assert [f"corpus `smoke`: no file matches {path}" in str(caught.value) for path in paths] == [True, True]

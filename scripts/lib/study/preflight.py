@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study import needs
 from scripts.lib.study.group_sizes import width_refusal
 
 
@@ -31,23 +32,13 @@ def require_sources(plan) -> None:
         ConfigError: lists all globs that match no file.
     """
     missing = []
-    for name in sorted(corpora_of(plan)):
+    for name in needs.corpora_needed(plan, needs.tokens_needed(plan)):
         made = Path(plan.paths.corpus(name), "manifest.json").is_file()
-        for pattern in [] if made else plan.config["corpus"][name].get("paths", []):
+        for pattern in [] if made else plan.corpora[name].get("paths", []):
             if not any(os.path.isfile(path) for path in glob.iglob(pattern, recursive=True)):
                 missing.append(f"corpus `{name}`: no file matches {pattern}")
     if missing:
-        raise ConfigError("\n".join(missing) + "\nmend `paths` (globs, absolute or from the root of the clone)")
-
-
-def corpora_of(plan) -> set[str]:
-    """Names of all corpora from which a study draws text: to train, to calibrate, to probe, to measure a loss."""
-    runs = [plan.trajectories[name] for name in plan.by_source("train")]
-    drawn = {run.corpus for run in runs} | {run.tokenizer_definition.get("corpus") for run in runs} - {None}
-    named = [*(recipe.get("calibration", {}) for recipe in plan.recipes.values())]
-    losses = {name for names in plan.losses.values() for name in names}
-    probe = plan.config["quantize"]["probe"]["corpus"]
-    return {part["corpus"] for part in named if "corpus" in part} | drawn | losses | {probe}
+        raise ConfigError("\n".join([*missing, "mend `paths` (globs, absolute or from the root of the clone)"]))
 
 
 def require_folders(plan) -> None:
