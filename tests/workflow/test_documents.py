@@ -282,7 +282,7 @@ def shown(tmp_path_factory):
         for pattern in content.get("paths", []):
             file = tree / pattern.replace("**/", "").replace("*", "one")
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+            file.write_text("Some text, large enough for what is made of it.\n" * 1000)
     return tree
 
 

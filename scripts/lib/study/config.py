@@ -23,9 +23,9 @@ def add_corpus(plan, name: str, split: str, where: str) -> None:
 
 
 def share(corpus: dict, split: str) -> float:
-    """Share of a corpus's documents that a split gets."""
+    """Share of a corpus's documents that a split gets; what rounding leaves of 1 is none."""
     shares = corpus["fractions"]
-    return 1 - sum(shares.values()) if split == "train" else shares[split]
+    return round(1 - sum(shares.values()), 9) if split == "train" else shares[split]
 
 
 def add_tokenizer(plan, name: str, where: str) -> None:

@@ -1,5 +1,6 @@
 """What a study needs from outside of its cells: checkpoints and what they are made of, text, tokenizers, data."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,27 +38,41 @@ def links_needed(plan) -> list[tuple[str, str]]:
 
 def tokens_needed(plan) -> list[tuple[str, str, str]]:
     """(tokenizer, corpus, split) of all token files: to train on, to be measured on, to calibrate and check with."""
-    found = set()
-    for name in {name for name, _ in links_needed(plan)}:
+    return sorted(tokens_drawn(plan))
+
+
+def tokens_drawn(plan) -> dict[tuple[str, str, str], dict[str, int]]:
+    """What is drawn from which tokens.
+
+    Returns:
+        (tokenizer, corpus, split) -> what for, for people -> tokens without which it fails.
+    """
+    found, window = defaultdict(dict), plan.config["evaluate_loss"]["window"]
+    for name in sorted({name for name, _ in links_needed(plan)}):
         run = plan.trajectories[name]
-        found.add((run.tokenizer, run.corpus, "train"))
+        found[run.tokenizer, run.corpus, "train"][f"a window of `{name}`"] = run.window
     for cell in plan.cells:
         tokenizer = plan.trajectories[cell.trajectory].tokenizer
-        found |= {(tokenizer, corpus, "validation") for corpus in plan.losses[cell]}
+        for corpus in plan.losses[cell]:
+            found[tokenizer, corpus, "validation"]["a window of `evaluate_loss`"] = window
         if cell.method in plan.recipes:
-            recipe = plan.recipes[cell.method]
-            drawn = [plan.config["quantize"]["probe"], *([recipe["calibration"]] if "calibration" in recipe else [])]
-            found |= {(tokenizer, settings["corpus"], "calibration") for settings in drawn}
-    return sorted(found)
+            drawn = {"`quantize.probe`": plan.config["quantize"]["probe"]}
+            drawn |= {f"`{cell.method}`": plan.recipes[cell.method].get("calibration")}
+            for use, settings in drawn.items():
+                if settings:
+                    samples, length = settings["samples"], settings["window"]
+                    use = f"{use} ({samples} windows of {length})"
+                    found[tokenizer, settings["corpus"], "calibration"][use] = samples * length
+    return dict(found)
 
 
-def tokenizers_needed(plan, tokens: list[tuple[str, str, str]]) -> list[str]:
+def tokenizers_needed(plan, tokens: Iterable[tuple[str, str, str]]) -> list[str]:
     """Tokenizers of these tokens, and those that are fetched with checkpoints."""
     fetched = {plan.trajectories[name].tokenizer for name, _ in published_needed(plan)}
     return sorted({tokenizer for tokenizer, _, _ in tokens} | fetched)
 
 
-def corpora_needed(plan, tokens: list[tuple[str, str, str]]) -> list[str]:
+def corpora_needed(plan, tokens: Iterable[tuple[str, str, str]]) -> list[str]:
     """Corpora of these tokens, of tokenizers that are trained, and of the tasks' documents."""
     tokenizers = tokenizers_needed(plan, tokens)
     trained = {plan.tokenizer_definition(tokenizer).get("corpus") for tokenizer in tokenizers} - {None}
