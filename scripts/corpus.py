@@ -35,9 +35,9 @@ def corpus(definition: dict, name: str, out: dict[str, str], manifest_path: str)
     that a document added to the source never moves another one. Equal definitions and packages give equal bytes.
 
     Args:
-        definition: the entry of the config section `corpus`: `source` (docstrings, files or hub) with its keys,
-            `fractions` (of validation and calibration; the rest is train), and optionally `minimum_characters`,
-            `documents` (so many) and `near_duplicates` (drop what shares that much of its 5-shingles with longer ones).
+        definition: the corpus's file: `source` (docstrings, files or hub) with its keys, `fractions` (of validation and
+            calibration; the rest is train), and optionally `minimum_characters`, `documents` (so many) and
+            `near_duplicates` (drop what shares that much of its 5-shingles with longer ones).
         name: the corpus's name.
         out: path of each split's parquet file.
         manifest_path: where to write the manifest, which is also returned.

@@ -16,8 +16,7 @@ def tokenizer(definition: dict, name: str, text: str | None, folder: str, manife
     """Write a Hugging Face tokenizer to `folder`, and its manifest.
 
     Args:
-        definition: the tokenizer's entry in the config section `tokenize`: `{source: train, corpus, vocabulary}` or
-            `{source: model, path}`.
+        definition: the tokenizer's file: `{source: train, corpus, vocabulary}` or `{source: model, path}`.
         name: the tokenizer's name.
         text: parquet file with column `text` to train on; only for source train.
         folder: where to write the tokenizer's files.

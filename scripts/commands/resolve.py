@@ -101,11 +101,12 @@ def corpora_without_lock(plan: Plan, folder: Path, root: Path) -> Iterator[str]:
 
 
 def published_corpora(plan: Plan) -> dict[str, dict]:
-    """The entries of the config's section `corpus` that the study reads from a branch or tag of a hub's data set."""
+    """The corpora that the study reads from a branch or tag of a hub's data set."""
     needed = needs.corpora_needed(plan, needs.tokens_needed(plan))
-    corpora = {name: plan.config["corpus"][name] for name in needed}
     return {
-        name: corpus for name, corpus in corpora.items() if locks.is_published(corpus) and not locks.at_commit(corpus)
+        name: corpus
+        for name, corpus in plan.corpora.items()
+        if name in needed and locks.is_published(corpus) and not locks.at_commit(corpus)
     }
 
 

@@ -45,7 +45,8 @@ def prepare(tree, hub, folder, tokenizer):
         "loss": ["letters"],
         "tasks": ["toy"],
     }
-    study = {"study": {"name": "toy", "title": "Toy", "cells": [block]}, "corpus": {"letters": letters}}
+    (tree / "config/corpora/letters.yaml").write_text(yaml.safe_dump(letters))
+    study = {"study": {"name": "toy", "title": "Toy", "cells": [block]}}
     study["evaluate_loss"] = {"window": 32, "windows": 8}
     (tree / "config/studies/toy.yaml").write_text(yaml.safe_dump(study))
     for repo, splits in DATA.items():

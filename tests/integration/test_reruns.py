@@ -145,7 +145,9 @@ def reverse(content):
 
 
 def test_the_order_of_keys_reruns_nothing(tree):
-    for name in (STUDY, RUN, "config/trajectories/smoke-cooldown.yaml", "config/default.yaml"):
+    for name in ("default", "trajectories/smoke-cooldown", "corpora/smoke", "tokenizers/smoke"):
+        edit(tree / f"config/{name}.yaml", reverse)
+    for name in (STUDY, RUN):
         edit(tree / name, reverse)
     assert planned(tree, "smoke") == {}
 

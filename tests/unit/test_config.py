@@ -111,11 +111,14 @@ def test_two_studies_are_named_and_refused(tmp_path):
         load_plan("demo", "config/more.yaml")
 
 
-def test_shipped_trajectories_fit_their_schema():
-    files = sorted(Path("config/trajectories").glob("*.yaml"))
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("trajectories", "trajectory"), ("corpora", "corpus"), ("tokenizers", "tokenizer")]
+)
+def test_shipped_files_fit_their_schema(folder, kind):
+    files = sorted(Path("config", folder).glob("*.yaml"))
     assert files
     for path in files:
-        load_named("config/trajectories", "trajectory", path.stem)
+        load_named(path.parent, kind, path.stem)
 
 
 def nodes(schema):

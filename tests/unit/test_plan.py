@@ -1,5 +1,6 @@
 """Plan: links, lineages, members and cells of small made-up trajectories, and mistakes across files."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -132,7 +133,8 @@ def test_mistakes_in_a_derived_trajectory(write, content, message):
     [
         (block("nosuch"), "there is no trajectory `nosuch`"),
         (block("smoke", methods=["rtn-w3-g31"]), "there is no recipe `rtn-w3-g31`"),
-        (block("smoke", loss=["nosuch"]), "there is no corpus `nosuch`"),
+        (block("smoke", loss=["smokee"]), "there is no corpus `smokee`: "),
+        (block("smoke", loss=["c4"]), "cells.0.loss: corpus `c4` has no validation documents"),
         (block("smoke", tasks=["nosuch"]), "there is no suite `nosuch`"),
         (block("smoke", checkpoints=[25]), "there is no step 25; there are 20, 30, 40"),
         (block("smoke", checkpoint="all"), "unknown key `cells.0.checkpoint`; did you mean `checkpoints`?"),
@@ -149,6 +151,47 @@ def test_a_task_with_a_wrong_field(write):
     path.write_text(path.read_text().replace("doc_to_target", "doc_to_taget"))
     with pytest.raises(ConfigError, match=r"doc_to_taget.*did you mean 'doc_to_target'"):
         plan(write.folder, block("smoke", tasks=["smoke"]))
+
+
+def test_only_corpora_and_tokenizers_that_are_used_are_read(write):
+    (write.folder / "corpora/broken.yaml").write_text("source: [\n")
+    made = plan(write.folder, block("smoke", tasks=["docstrings"]))
+    assert made.corpora.keys() == {"smoke", "docstrings"}, "of the run and the probe, and of the tasks' documents"
+    assert made.tokenizers == {"smoke": {"source": "train", "corpus": "smoke", "vocabulary": 512}}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("corpora/smoke", {"packges": ["numpy"]}, "smoke.yaml: unknown key `packges`; did you mean `packages`?"),
+        ("tokenizers/smoke", {"vocabulary": 9}, "smoke.yaml: `vocabulary`: 9 is less than the minimum of 257"),
+        ("tokenizers/smoke", {"corpus": "smok"}, "tokenizers/smoke.yaml, corpus: there is no corpus `smok`"),
+        ("tokenizers/smoke", {"corpus": "c4"}, "smoke.yaml, corpus: corpus `c4` has no train documents"),
+        ("trajectories/smoke", {"tokenizer": "smok"}, "smoke.yaml, tokenizer: there is no tokenizer `smok`"),
+    ],
+)
+def test_mistakes_in_a_corpus_and_a_tokenizer(write, file, change, message):
+    path = write.folder / f"{file}.yaml"
+    path.write_text(yaml.safe_dump(read_yaml(path) | change))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan(write.folder, block("smoke"))
+
+
+def test_sections_of_old_are_answered_with_the_files_in_their_place():
+    old = {"corpus": {"mine": {}, "other": {}}, "tokenize": {"mine": {}}}
+    with pytest.raises(ConfigError) as caught:
+        make_plan(read_yaml("config/default.yaml") | {"study": {}} | old)
+    assert str(caught.value).splitlines() == [
+        "config: there is no section `corpus`: write it to config/corpora/mine.yaml, config/corpora/other.yaml",
+        "config: there is no section `tokenize`: write it to config/tokenizers/mine.yaml",
+    ]
+
+
+def test_a_local_run_named_like_a_tokenizer(write, tiny_model):
+    checkpoint = {"path": str(tiny_model), "step": 1, "tokens": 1, "learning_rate": 0.1, "phase": "stable"}
+    write("docstrings-2048", {"source": "local", "checkpoints": [checkpoint]})
+    with pytest.raises(ConfigError, match=r"tokenizers/docstrings-2048\.yaml is another; rename one of them"):
+        plan(write.folder, block("docstrings-2048"))
 
 
 def test_circles_end(write):

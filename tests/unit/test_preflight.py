@@ -77,7 +77,7 @@ def test_every_glob_that_matches_nothing_is_named_until_the_corpus_is_made(folde
     found.config["folders"] = {"resources": str(tmp_path / "resources"), "results": str(tmp_path / "results")}
     paths = [f"{tmp_path}/texts/**/*.txt", f"{tmp_path}/*.jsonl"]
     fractions = {"validation": 0.1, "calibration": 0.1}
-    found.config["corpus"]["smoke"] = {"source": "files", "paths": paths, "fractions": fractions}
+    found.corpora["smoke"] = definition = {"source": "files", "paths": paths, "fractions": fractions}
     with pytest.raises(ConfigError) as caught:
         require_sources(found)
     assert [f"corpus `smoke`: no file matches {path}" in str(caught.value) for path in paths] == [True, True]
@@ -87,8 +87,12 @@ def test_every_glob_that_matches_nothing_is_named_until_the_corpus_is_made(folde
         require_sources(found)
     made = tmp_path / "resources/corpora/smoke/manifest.json"
     made.parent.mkdir(parents=True)
-    made.write_text("{}")
+    splits = {split: {"documents": 9, "characters": 9999} for split in ("train", "validation", "calibration")}
+    made.write_text(json.dumps({"definition": definition, "splits": splits}))
     require_sources(found)
+    made.write_text(json.dumps({"definition": definition | {"documents": 9}, "splits": splits}))
+    with pytest.raises(ConfigError, match=r"^corpus `smoke`: no file matches \S+jsonl\n"):
+        require_sources(found)
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -42,6 +43,7 @@ def config(tmp_path):
         (folder / "trajectories").mkdir(parents=True, exist_ok=True)
         (folder / f"trajectories/{name}.yaml").write_text(yaml.safe_dump(content))
     (folder / "tasks").mkdir()
+    shutil.copytree("config/corpora", folder / "corpora")
 
     def plan(*tasks, corpora=None):
         tasks = tasks or ("sciq",)
@@ -52,7 +54,8 @@ def config(tmp_path):
         study = {"name": "toy", "title": "Toy", "cells": [block | {"tasks": ["toy"]}]}
         folders = {"resources": str(tmp_path / "resources"), "results": str(tmp_path / "results")}
         default = read_yaml("config/default.yaml")
-        default["corpus"] |= corpora or {}
+        for name, content in (corpora or {}).items():
+            (folder / f"corpora/{name}.yaml").write_text(yaml.safe_dump(content))
         return make_plan(default | {"study": study, "folders": folders}, folder)
 
     return folder, plan

@@ -28,9 +28,14 @@ SECTIONS = {
     "study": "Studies",
     "trajectory": "Trajectories",
     "recipe": "Recipes",
+    "corpus": "Corpora",
+    "tokenizer": "Tokenizers",
     "suite": "Suites and tasks",
 }
-KINDS = {"trajectories": "trajectory", "recipes": "recipe", "tasks": "suite"}
+KINDS = {
+    **{"trajectories": "trajectory", "recipes": "recipe", "tasks": "suite"},
+    **{"corpora": "corpus", "tokenizers": "tokenizer"},
+}
 
 
 def read(document: str) -> str:
@@ -140,9 +145,7 @@ def test_every_key_that_is_explained_exists(kind):
 
 
 def test_the_defaults_are_those_of_the_default_config():
-    named = ("corpus", "tokenize")  # entries by name: they are content, not settings
-    default = read_yaml(ROOT / "config/default.yaml")
-    settings = leaves({name: part for name, part in default.items() if name not in named})
+    settings = leaves(read_yaml(ROOT / "config/default.yaml"))
     table = [row for row in rows(section(SECTIONS["config"])) if "." in row[0]]
     assert {row[0].strip("`"): yaml.safe_load(row[1].strip("`")) for row in table} == settings
 
@@ -277,12 +280,10 @@ def shown(tmp_path_factory):
         (tree / path).write_text(yaml.safe_dump(content, sort_keys=False))
         for checkpoint in content.get("checkpoints", []):
             write_model(tree / checkpoint["path"])
-        corpora = content["corpus"].values() if isinstance(content.get("corpus"), dict) else []
-        for corpus in corpora:
-            for pattern in corpus.get("paths", []):
-                file = tree / pattern.replace("**/", "").replace("*", "one")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.touch()
+        for pattern in content.get("paths", []):
+            file = tree / pattern.replace("**/", "").replace("*", "one")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("Some text, large enough for what is made of it.\n" * 1000)
     return tree
 
 

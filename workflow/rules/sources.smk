@@ -90,7 +90,7 @@ def locked_dataset(wildcards):
 
 def pinned_corpus(wildcards):
     """What a corpus is made of; of a hub's data set, at the commit that a lock has."""
-    return locks.pin("config/datasets", config["corpus"][wildcards.corpus])
+    return locks.pin("config/datasets", PLAN.corpora[wildcards.corpus])
 
 
 def prefetched():

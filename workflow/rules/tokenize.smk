@@ -13,7 +13,7 @@ rule tokenizer:
     benchmark:
         f"{PATHS.benchmarks('tokenizer')}/{{tokenizer}}.tsv"
     wildcard_constraints:
-        tokenizer=any_of([*config["tokenize"], *PLAN.by_source("local")]),
+        tokenizer=any_of([*PLAN.tokenizers, *PLAN.by_source("local")]),
     conda:
         ENV
     resources:

@@ -17,10 +17,7 @@ class Works:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.models = {name: trajectory.model for name, trajectory in plan.trajectories.items()}
-        self.tokenizers = {
-            *plan.config["tokenize"],
-            *(trajectory.tokenizer for trajectory in plan.trajectories.values()),
-        }
+        self.tokenizers = {trajectory.tokenizer for trajectory in plan.trajectories.values()}
         self.quantizing = {}
 
     def of(self, stage: str, names: tuple[str, ...]) -> float:
@@ -37,7 +34,7 @@ class Works:
         return LOADED[stage] * requests.moved(self.models[names[0]]) if stage in LOADED else 0.0
 
     def _corpus(self, corpus: str) -> float:
-        return len(self.plan.config["corpus"][corpus].get("packages", range(SOME_PACKAGES)))
+        return len(self.plan.corpora[corpus].get("packages", range(SOME_PACKAGES)))
 
     def _tokenizer(self, tokenizer: str) -> float:
         if tokenizer not in self.tokenizers:

@@ -75,7 +75,7 @@ def of_dataset(folder: Path | str, name: str, file: str) -> dict | None:
 
 
 def is_published(corpus: dict) -> bool:
-    """Whether a corpus, an entry of the config's section, is read from a hub; a hub's data set may also be a folder."""
+    """Whether a corpus, by its file's content, is read from a hub; a hub's data set may also be a folder."""
     return corpus["source"] == "hub" and not Path(corpus["dataset"]).exists()
 
 

@@ -1,11 +1,13 @@
 """What a study needs from outside of its cells: checkpoints and what they are made of, text, tokenizers, data."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-from scripts.lib.study.plan import BASELINE, Plan
+MADE = ("choice.jsonl", "cloze.jsonl", "rolling.jsonl")  # of a corpus's validation split, for tasks
 
 
-def checkpoints_needed(plan: Plan) -> list[tuple[str, int]]:
+def checkpoints_needed(plan) -> list[tuple[str, int]]:
     """(trajectory, step) of all checkpoints that the study measures or averages."""
     found, left = set(), list(plan.checkpoints)
     while left:
@@ -16,12 +18,12 @@ def checkpoints_needed(plan: Plan) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-def published_needed(plan: Plan) -> list[tuple[str, int]]:
+def published_needed(plan) -> list[tuple[str, int]]:
     """(trajectory, step) of those checkpoints that come from a hub."""
     return [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]].source == "hub"]
 
 
-def links_needed(plan: Plan) -> list[tuple[str, str]]:
+def links_needed(plan) -> list[tuple[str, str]]:
     """(trajectory, link) of all training that the study's checkpoints need."""
     needed = [point for point in checkpoints_needed(plan) if plan.trajectories[point[0]].source == "train"]
     left, found = {(name, plan.trajectories[name].link_of(step)) for name, step in needed}, set()
@@ -34,49 +36,68 @@ def links_needed(plan: Plan) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def tokens_needed(plan: Plan) -> list[tuple[str, str, str]]:
+def tokens_needed(plan) -> list[tuple[str, str, str]]:
     """(tokenizer, corpus, split) of all token files: to train on, to be measured on, to calibrate and check with."""
-    found = set()
-    for name in {name for name, _ in links_needed(plan)}:
+    return sorted(tokens_drawn(plan))
+
+
+def tokens_drawn(plan) -> dict[tuple[str, str, str], dict[str, int]]:
+    """What is drawn from which tokens.
+
+    Returns:
+        (tokenizer, corpus, split) -> what for, for people -> tokens without which it fails.
+    """
+    found, window = defaultdict(dict), plan.config["evaluate_loss"]["window"]
+    for name in sorted({name for name, _ in links_needed(plan)}):
         run = plan.trajectories[name]
-        found.add((run.tokenizer, run.corpus, "train"))
+        found[run.tokenizer, run.corpus, "train"][f"a window of `{name}`"] = run.window
     for cell in plan.cells:
         tokenizer = plan.trajectories[cell.trajectory].tokenizer
-        found |= {(tokenizer, corpus, "validation") for corpus in plan.losses[cell]}
-        if cell.method != BASELINE:
-            recipe = plan.recipes[cell.method]
-            drawn = [plan.config["quantize"]["probe"], *([recipe["calibration"]] if "calibration" in recipe else [])]
-            found |= {(tokenizer, settings["corpus"], "calibration") for settings in drawn}
-    return sorted(found)
+        for corpus in plan.losses[cell]:
+            found[tokenizer, corpus, "validation"]["a window of `evaluate_loss`"] = window
+        if cell.method in plan.recipes:
+            drawn = {"`quantize.probe`": plan.config["quantize"]["probe"]}
+            drawn |= {f"`{cell.method}`": plan.recipes[cell.method].get("calibration")}
+            for use, settings in drawn.items():
+                if settings:
+                    samples, length = settings["samples"], settings["window"]
+                    use = f"{use} ({samples} windows of {length})"
+                    found[tokenizer, settings["corpus"], "calibration"][use] = samples * length
+    return dict(found)
 
 
-def tokenizers_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
+def tokenizers_needed(plan, tokens: Iterable[tuple[str, str, str]]) -> list[str]:
     """Tokenizers of these tokens, and those that are fetched with checkpoints."""
     fetched = {plan.trajectories[name].tokenizer for name, _ in published_needed(plan)}
     return sorted({tokenizer for tokenizer, _, _ in tokens} | fetched)
 
 
-def corpora_needed(plan: Plan, tokens: list[tuple[str, str, str]]) -> list[str]:
+def corpora_needed(plan, tokens: Iterable[tuple[str, str, str]]) -> list[str]:
     """Corpora of these tokens, of tokenizers that are trained, and of the tasks' documents."""
     tokenizers = tokenizers_needed(plan, tokens)
     trained = {plan.tokenizer_definition(tokenizer).get("corpus") for tokenizer in tokenizers} - {None}
     return sorted({corpus for _, corpus, _ in tokens} | trained | set(documents_needed(plan)))
 
 
-def documents_needed(plan: Plan) -> list[str]:
+def documents_needed(plan) -> list[str]:
     """Corpora whose validation split becomes documents of the study's own tasks."""
-    files = _files_of_suites(plan, "documents")
-    return sorted({path.parts[1] for path in files if len(path.parts) == 3 and path.parts[0] == "tasks"})
+    return corpora_of_documents(_files_of_suites(plan, "documents"))
 
 
-def datasets_needed(plan: Plan) -> list[Path]:
+def corpora_of_documents(files: Iterable[Path]) -> list[str]:
+    """Corpora of which the workflow makes these files, below the resources folder; others are a user's own."""
+    parts = [path.parts for path in files if path.name in MADE]
+    return sorted({names[1] for names in parts if len(names) == 3 and names[0] == "tasks"})
+
+
+def datasets_needed(plan) -> list[Path]:
     """Files of data sets that the harness's own tasks read, below the resources folder."""
     return sorted(_files_of_suites(plan, "datasets"))
 
 
-def _files_of_suites(plan: Plan, kind: str) -> set[Path]:
+def _files_of_suites(plan, kind: str) -> set[Path]:
     return {Path(path) for suite in _suites_asked(plan) for path in plan.suites[suite][kind]}
 
 
-def _suites_asked(plan: Plan) -> set[str]:
+def _suites_asked(plan) -> set[str]:
     return {suite for suites in plan.tasks.values() for suite in suites}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
-from scripts.lib.study.config import require_one_study, require_split, require_study
+from scripts.lib.study.config import add_corpus, refuse_moved_sections, require_one_study, require_study
+from scripts.lib.study.needs import corpora_of_documents
 from scripts.lib.study.paths import Paths
 from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
@@ -38,7 +39,9 @@ class Cell:
 class Plan:
     """A study worked out: everything that the rules need to know about it.
 
+    folder: the folder that holds trajectories/, recipes/, corpora/, tokenizers/, studies/ and tasks/.
     trajectories: by name, with all that they derive from.
+    corpora, tokenizers: by name, those that the study uses, as in their files.
     recipes: by method, without the baseline.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
@@ -46,7 +49,10 @@ class Plan:
     """
 
     config: dict
+    folder: Path = Path("config")
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
+    corpora: dict[str, dict] = field(default_factory=dict)
+    tokenizers: dict[str, dict] = field(default_factory=dict)
     recipes: dict[str, dict] = field(default_factory=dict)
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
@@ -89,9 +95,7 @@ class Plan:
         return next((lock["tokenizer"] for lock in locks if lock.get("tokenizer")), None)
 
     def tokenizer_definition(self, tokenizer: str) -> dict:
-        """Where a tokenizer comes from: the config's entry, or what a trajectory that has it says."""
-        if tokenizer in self.config["tokenize"]:
-            return self.config["tokenize"][tokenizer]
+        """Where a tokenizer comes from, as a trajectory that has it says."""
         having = (run for run in self.trajectories.values() if run.tokenizer == tokenizer)
         return next(having).tokenizer_definition
 
@@ -106,17 +110,18 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
 
     Args:
         config: the merged Snakemake config.
-        folder: the folder that holds trajectories/, recipes/, studies/ and tasks/.
+        folder: as of the `Plan`.
 
     Raises:
         ConfigError: anything that is wrong in what the user wrote, before any work starts.
     """
     folder = Path(folder)
     require_study(config, folder / "studies")
+    refuse_moved_sections(config, folder)
     validate(config, "config", "config")
     validate(config["study"], "study", "study")
-    require_split(config["quantize"]["probe"]["corpus"], "calibration", config, "config: quantize.probe.corpus")
-    plan = Plan(config)
+    plan = Plan(config, folder)
+    add_corpus(plan, config["quantize"]["probe"]["corpus"], "calibration", "config: quantize.probe.corpus")
     for number, block in enumerate(config["study"]["cells"]):
         where = f"study `{config['study']['name']}`, cells.{number}"
         for name in block["trajectories"]:
@@ -126,9 +131,9 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
             plan.recipes[method] = load_recipe(folder / "recipes", method)
             if "calibration" in plan.recipes[method]:
                 corpus = plan.recipes[method]["calibration"]["corpus"]
-                require_split(corpus, "calibration", config, f"{folder}/recipes/{method}.yaml, calibration.corpus")
+                add_corpus(plan, corpus, "calibration", f"{folder}/recipes/{method}.yaml, calibration.corpus")
         for corpus in block.get("loss", []):
-            require_split(corpus, "validation", config, f"{where}.loss")
+            add_corpus(plan, corpus, "validation", f"{where}.loss")
         for suite in block.get("tasks", []):
             _add_suite(plan, suite, folder / "tasks", where)
         _add_cells(plan, block, methods, where)
@@ -171,6 +176,8 @@ def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:
         plan.suites[name] = suites.describe(folder / f"suite-{name}.yaml")
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for corpus in corpora_of_documents(map(Path, plan.suites[name]["documents"])):
+        add_corpus(plan, corpus, "validation", f"{folder}/suite-{name}.yaml, tasks' documents")
 
 
 def _add_cells(plan: Plan, block: dict, methods: list[str], where: str) -> None:

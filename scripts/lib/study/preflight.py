@@ -1,4 +1,4 @@
-"""What can be known to fail before any work: cells that are refused, sources and folders that are not there."""
+"""What can be known to fail before any work: cells that are refused, sources, texts and folders."""
 
 import glob
 import os
@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study import needs
 from scripts.lib.study.group_sizes import width_refusal
+from scripts.lib.study.texts import made_texts, too_small
 
 
 def set_aside_refused(plan) -> None:
@@ -25,29 +27,20 @@ def set_aside_refused(plan) -> None:
 
 
 def require_sources(plan) -> None:
-    """Refuse a study while files that its corpora are still to be made of are not there.
+    """Refuse a study while files that its corpora are still to be made of are not there, or its texts are too small.
 
     Raises:
-        ConfigError: lists all globs that match no file.
+        ConfigError: lists all globs that match no file, and all texts that are certainly too small.
     """
     missing = []
-    for name in sorted(corpora_of(plan)):
-        made = Path(plan.paths.corpus(name), "manifest.json").is_file()
-        for pattern in [] if made else plan.config["corpus"][name].get("paths", []):
+    for name in needs.corpora_needed(plan, needs.tokens_needed(plan)):
+        for pattern in [] if made_texts(plan, name) else plan.corpora[name].get("paths", []):
             if not any(os.path.isfile(path) for path in glob.iglob(pattern, recursive=True)):
                 missing.append(f"corpus `{name}`: no file matches {pattern}")
     if missing:
-        raise ConfigError("\n".join(missing) + "\nmend `paths` (globs, absolute or from the root of the clone)")
-
-
-def corpora_of(plan) -> set[str]:
-    """Names of all corpora from which a study draws text: to train, to calibrate, to probe, to measure a loss."""
-    runs = [plan.trajectories[name] for name in plan.by_source("train")]
-    drawn = {run.corpus for run in runs} | {run.tokenizer_definition.get("corpus") for run in runs} - {None}
-    named = [*(recipe.get("calibration", {}) for recipe in plan.recipes.values())]
-    losses = {name for names in plan.losses.values() for name in names}
-    probe = plan.config["quantize"]["probe"]["corpus"]
-    return {part["corpus"] for part in named if "corpus" in part} | drawn | losses | {probe}
+        missing.append("mend `paths` (globs, absolute or from the root of the clone)")
+    if problems := missing + too_small(plan):
+        raise ConfigError("\n".join(problems))
 
 
 def require_folders(plan) -> None:

@@ -29,7 +29,7 @@ def size_of_model(shape: dict, tokenizer: dict) -> Model:
 
     Args:
         shape: keys of transformers' configs: architecture, hidden_size, intermediate_size, num_hidden_layers, ...
-        tokenizer: an entry of the config's `tokenize` section: its vocabulary, or the model folder it comes from.
+        tokenizer: a tokenizer's file: its vocabulary, or the model folder it comes from.
     """
     vocabulary = tokenizer.get("vocabulary") or _vocabulary(Path(tokenizer["path"]))
     width, blocks = shape["hidden_size"], shape["num_hidden_layers"]

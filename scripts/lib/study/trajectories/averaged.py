@@ -29,7 +29,7 @@ class Averaged(Trajectory):
         return content["of"]
 
     @classmethod
-    def read(cls, name: str, content: dict, path: Path, config: dict, origin: Trajectory) -> "Averaged":
+    def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory) -> "Averaged":
         average = cls(name, origin, content["window"], content["stride"], content["keep"])
         for step in average.keep:
             missing = [member for member in average.members(step) if member not in origin.steps]

@@ -17,7 +17,7 @@ class Trajectory(ABC):
     """One training run seen at several steps. Each kind of source is a class of its own, with its checks.
 
     source: the kind, as trajectory files have it.
-    tokenizer, tokenizer_definition: its name, and where it comes from, as in the config's section `tokenize`.
+    tokenizer, tokenizer_definition: its name, and where it comes from, as in a tokenizer's file.
     """
 
     source: ClassVar[str]
@@ -30,12 +30,12 @@ class Trajectory(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, name: str, content: dict, path: Path, config: dict, origin: "Trajectory | None") -> "Trajectory":
+    def read(cls, name: str, content: dict, path: Path, plan, origin: "Trajectory | None") -> "Trajectory":
         """The trajectory of a file that fits its schema.
 
         Args:
             path: of the file, for messages.
-            config: the study's config.
+            plan: the `Plan`, whose config it has to fit; the corpora and the tokenizer that it needs are added.
             origin: what it derives from, if it does.
 
         Raises:

@@ -26,9 +26,9 @@ class Local(Trajectory):
     tokens_per_step: int | None = None
 
     @classmethod
-    def read(cls, name: str, content: dict, path: Path, config: dict, origin: None) -> "Local":
+    def read(cls, name: str, content: dict, path: Path, plan, origin: None) -> "Local":
         local = cls(name, content["checkpoints"], content.get("schedule"), content.get("tokens_per_step"))
-        _check(local, path, config)
+        _check(local, path, plan)
         return local
 
     @property
@@ -76,13 +76,14 @@ class Local(Trajectory):
         return next(checkpoint for checkpoint in self.checkpoints if checkpoint["step"] == step)
 
 
-def _check(local: Local, path: Path, config: dict) -> None:
+def _check(local: Local, path: Path, plan) -> None:
     steps = [checkpoint["step"] for checkpoint in local.checkpoints]
     twice = sorted({step for step in steps if steps.count(step) > 1})
     if twice:
         raise ConfigError(f"{path}: checkpoints: steps {twice} are given twice")
-    if local.name in config["tokenize"]:
-        raise ConfigError(f"{path}: the config's `tokenize` section also names `{local.name}`; rename one of them")
+    tokenizer = plan.folder / "tokenizers" / f"{local.name}.yaml"
+    if tokenizer.is_file():
+        raise ConfigError(f"{path}: its tokenizer has the same name, and {tokenizer} is another; rename one of them")
     for checkpoint in local.checkpoints:
         for key, needs in (("tokens", "tokens_per_step"), ("learning_rate", "schedule"), ("phase", "schedule")):
             if key not in checkpoint and getattr(local, needs) is None:
@@ -93,4 +94,4 @@ def _check(local: Local, path: Path, config: dict) -> None:
             context = validate_model_folder(checkpoint["path"]).get("max_position_embeddings")
         except ValueError as error:
             raise ConfigError(f"{path}, step {checkpoint['step']}: {error}") from error
-        require_context(context, config, f"{path}: {checkpoint['path']}")
+        require_context(context, plan.config, f"{path}: {checkpoint['path']}")

@@ -47,7 +47,7 @@ class Published(Trajectory):
         return content["after"]["trajectory"] if "after" in content else None
 
     @classmethod
-    def read(cls, name: str, content: dict, path: Path, config: dict, origin: Trajectory | None) -> "Published":
+    def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory | None) -> "Published":
         """Where it was resolved, the lock lies below the folder of the trajectory's file."""
         before = {"step": 0, "tokens": 0}
         if origin:
@@ -81,7 +81,7 @@ class Published(Trajectory):
             before=before,
         )
         _check_lock(run, locks.path_of(path.parent, name))
-        require_context(run.shape.get("context"), config, str(path))
+        require_context(run.shape.get("context"), plan.config, str(path))
         return run
 
     @property

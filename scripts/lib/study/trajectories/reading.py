@@ -42,5 +42,5 @@ def add_trajectory(plan, name: str, folder: Path, where: str, above: tuple[str, 
     kind = SOURCES[content["source"]]
     origin = kind.origin(content)
     derived = add_trajectory(plan, origin, folder, str(path), (*above, name)) if origin else None
-    plan.trajectories[name] = kind.read(name, content, path, plan.config, derived)
+    plan.trajectories[name] = kind.read(name, content, path, plan, derived)
     return plan.trajectories[name]

@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from scripts.lib.runtime.config_files import ConfigError, require_name
+from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study import schedules
-from scripts.lib.study.config import require_split
+from scripts.lib.study.config import add_corpus, add_tokenizer
 from scripts.lib.study.sizes import DTYPES, Model, size_of_model
 from scripts.lib.study.trajectories.base import Trajectory, draw
 
@@ -48,24 +48,24 @@ class Trained(Trajectory):
         return content["branch"]["from"] if "branch" in content else None
 
     @classmethod
-    def read(cls, name: str, content: dict, path: Path, config: dict, origin: Trajectory | None) -> "Trained":
+    def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory | None) -> "Trained":
         start = 0
         if origin:
             start = content["branch"]["step"]
             _check_branch(content, start, origin, path)
             content = {"model": origin.shape} | {key: getattr(origin, key) for key in INHERITED} | content
-        require_split(content["corpus"], "train", config, f"{path}, corpus")
-        require_name(content["tokenizer"], config["tokenize"], "tokenizer", f"{path}, tokenizer")
+        add_corpus(plan, content["corpus"], "train", f"{path}, corpus")
+        add_tokenizer(plan, content["tokenizer"], f"{path}, tokenizer")
         content = {"micro_batch_size": None, "restart": []} | content
         run = cls(
             name,
             shape=content["model"],
-            tokenizer_definition=config["tokenize"][content["tokenizer"]],
+            tokenizer_definition=plan.tokenizers[content["tokenizer"]],
             parent=origin,
             start=start,
             **{key: content[key] for key in (*INHERITED, "schedule", "keep", "restart")},
         )
-        _check(run, path, config)
+        _check(run, path, plan.config)
         return run
 
     @property
