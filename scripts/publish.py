@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from scripts.lib.models import own_code
 from scripts.lib.models.folders import count_parameters, validate_model_folder
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
@@ -25,6 +26,7 @@ def publish(source: Path, out: Path, identity: dict) -> dict:
         for path in sorted(Path(source).iterdir()):
             if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
                 manifests.link_file(path, scratch / path.name)
+        own_code.drop_choices(scratch / "config.json")
     return describe(out, identity)
 
 

@@ -186,6 +186,8 @@ class Handler(BaseHTTPRequestHandler):
         for fault in faults:
             if fault.status:
                 answer = error(fault.status, fault.code, "A fault of the test", {"Retry-After": fault.retry_after})
+            if fault.says is not None:
+                answer = Answer(200, answer.headers, fault.says)
         if download:
             hub.start(self)
         try:
@@ -213,6 +215,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         body = b"" if self.command == "HEAD" else body
+        if drip := sum(fault.drip for fault in faults):
+            for byte in body:
+                if self.hub.closing.wait(drip):
+                    break
+                self.wfile.write(bytes([byte]))
+            self.close_connection = True
+            return
         cut = min(faults, key=lambda fault: fault.cut, default=Fault())
         if cut.cut >= len(body):
             self.wfile.write(body[:-1])

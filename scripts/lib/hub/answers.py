@@ -73,6 +73,8 @@ def read(content: bytes, schema: dict) -> dict:
 
 
 def one_line(text: object, longest: int = 200) -> str:
-    """Text as a line that is safe in a comment and on a terminal: cut, and `?` for what cannot be printed."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: longest + 1])
-    return line if len(line) <= longest else f"{line[:longest]}..."
+    """Text as a line that is safe in a comment and on a terminal: without its middle, `?` for what is not printed."""
+    text = str(text)
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

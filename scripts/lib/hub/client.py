@@ -262,8 +262,8 @@ def opened(url: str, asked: dict | None = None, headers: dict | None = None) -> 
     response = within(FIRST_LINES, lambda: session.send(request, stream=True, follow_redirects=True))
     try:
         if response.is_error:  # without its content, which may have no end, too
-            told = {name: value for name, value in response.headers.items() if len(value) < LONGEST_HEADER}
-            told = {name: value for name, value in told.items() if not name.startswith("content-")}
+            told = [(name, value) for name, value in response.headers.raw if len(value) < LONGEST_HEADER]
+            told = [(name, value) for name, value in told if not name.lower().startswith(b"content-")]
             hf_raise_for_status(httpx.Response(response.status_code, headers=told, request=response.request))
         yield response
     finally:

@@ -5,12 +5,18 @@ The marker is a file of a model folder that no hub and no user's folder can brin
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 from scripts.lib.runtime import manifests
 
 MARKER = "remote_code.sha256"
+# Keys of a config, at any depth, by which transformers takes code from a hub, other files or other implementations ...
+CHOICES = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+CHOICES += ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
+CHOICES += ("use_kernels", "kernel_config", "fusion_config", "distributed_config", "transformers_weights")
+HARMLESS = (None, False, "eager", "sdpa", "grouped_mm", "batched_mm")  # ... and values that choose its own code
 CLASSES = ("AutoConfig", "AutoModelForCausalLM")  # what is loaded here, as `auto_map` of config.json calls it
 
 
@@ -48,6 +54,23 @@ def is_trusted(folder: Path | str) -> bool:
         if others:
             raise ValueError(f"{folder}/{name}: `auto_map` names {', '.join(others)}, which {MARKER} does not have")
     return True
+
+
+def drop_choices(config: Path) -> None:
+    """Write a config.json anew without what chooses code; one that has nothing such stays as it is."""
+    dropped = []
+
+    def keep(pairs: list[tuple]) -> dict:
+        choices = {name for name, value in pairs if name in CHOICES and value not in HARMLESS}
+        dropped.extend(choices)
+        return {name: value for name, value in pairs if name not in choices}
+
+    kept = json.loads(config.read_text(), object_pairs_hook=keep)
+    if dropped:
+        config.unlink()  # it may be a link to what was fetched
+        config.write_text(json.dumps(kept, indent=1))
+        names = ", ".join(sorted(set(dropped)))
+        logging.getLogger("trajquant").warning("%s: %s chooses code, and is left out", config.name, names)
 
 
 def files_of(references: dict | list | str | None) -> set[str]:
