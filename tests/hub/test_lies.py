@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from huggingface_hub import HfFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -171,7 +172,7 @@ def test_what_is_slept_is_bounded_in_sum_and_said(server, tmp_path, monkeypatch,
     assert re.fullmatch(r"org/model at .*: HfHubHTTPError: waiting for the hub until \d\d:\d\d:\d\d", told[0])
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "-5", "²", "soon", ""])
+@pytest.mark.parametrize("value", ["9" * 5000, "-5", "-", "²", "soon", ""])
 def test_a_wait_that_is_none_is_not_taken(server, tmp_path, value):
     server.fault(DOWNLOAD, status=503, retry_after=value)
     assert fetch_one(tmp_path).read_bytes() == FILES["config.json"]
@@ -193,6 +194,24 @@ def test_a_hub_that_says_nothing_or_little_is_left(server, tmp_path, impatient, 
     with pytest.raises(client.Unreachable, match=f"the hub failed 2 times, last: ({message})"):
         fetch_one(tmp_path)
     assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (
+            {"status": 429, "retry_after": 100_000},
+            client.Unavailable,
+            r"org/model/.*: the hub asks to wait for 100000 s",
+        ),
+        ({"drip": 0.02}, TimeoutError, "bytes a second, and 10000 are waited for"),
+    ],
+)
+def test_what_datasets_reads_is_bounded_too(server, impatient, fault, error, message):
+    files = HfFileSystem(endpoint=server.endpoint, skip_instance_cache=True)
+    server.fault(DOWNLOAD, times=math.inf, method="GET", **fault)
+    with pytest.raises(error, match=message), files.open("org/model@step1/config.json") as file:
+        file.read()
 
 
 def test_what_comes_fast_enough_may_take_its_time(server, tmp_path, impatient, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -117,6 +118,37 @@ def test_a_repository_that_fails_is_named_and_the_others_are_asked(server, confi
     assert failed.startswith("tiny/model at revision step30: the hub failed 6 times")
     assert list(read(folder / "trajectories", "tiny")["revisions"]) == ["step20"]
     assert (folder / "datasets/locks/allenai--sciq.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (b"<html>Please log in</html>", "it is no JSON"),
+        (b"[]", r"\[\] is not of type 'object'"),
+        (b'{"sha": "../../x", "siblings": []}', r"`sha`: '\.\./\.\./x' is no commit"),
+        (
+            b'{"sha": "%s", "siblings": [{"rfilename": "a", "size": null, "blobId": ""}]}' % (b"0" * 40),
+            "None is not of",
+        ),
+    ],
+    ids=["html", "list", "hash", "null"],
+)
+def test_a_hub_that_lies_locks_nothing_and_stops_nothing(server, config, monkeypatch, lie, message):
+    folder, plan = config
+    for where in ("/models/tiny/model/revision/step20", "/datasets/lighteval/siqa"):
+        server.fault(where, says=lie)
+    study = plan("social_iqa", "sciq", corpora={"newest": CORPUS})
+    monkeypatch.setattr(resolve, "load_plan", lambda: study)
+    monkeypatch.setattr(resolve, "FOLDER", folder)
+    monkeypatch.setattr(sys, "argv", ["resolve"])
+    with pytest.raises(SystemExit, match=message) as ended:
+        resolve.main()
+    trajectory, dataset = str(ended.value).split("\n")
+    assert trajectory.startswith("tiny/model at revision step20: the hub's answer is none that a hub gives (")
+    assert dataset.startswith(f"lighteval/siqa at revision {BRANCH}: the hub's answer is none that a hub gives (")
+    assert list(read(folder / "trajectories", "tiny")["revisions"]) == ["step30"]
+    locked = {path.stem for path in (folder / "datasets/locks").iterdir()}
+    assert locked == {"allenai--sciq", "org--texts"}
 
 
 def test_a_hub_that_fails_altogether_ends_it(server, config, monkeypatch):

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from threading import Thread
 from urllib.parse import quote
 
 import httpx
-from huggingface_hub import constants, hf_hub_url
+from huggingface_hub import constants, hf_hub_url, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -29,6 +29,7 @@ from huggingface_hub.utils import (
     parse_ratelimit_headers,
     validate_repo_id,
 )
+from huggingface_hub.utils._http import default_client_factory
 
 from scripts.lib.hub import answers, locks
 from scripts.lib.runtime import manifests
@@ -43,6 +44,7 @@ FIRST_LINES = 120  # seconds until an answer's content begins
 SLOWEST, WINDOW = 10_000, 120  # bytes a second, over so many seconds
 LARGEST_ANSWER = 10**8  # bytes, of what is not a file
 LONGEST_HEADER = 300  # letters, of those of an error
+OWN = "patiently"  # marks requests whose waits are bounded there
 PARTIAL = 206  # status of an answer that goes on in the middle
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES += ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "chat_template.jinja")
@@ -138,7 +140,7 @@ def listing(url: str, asked: dict) -> bytes:
     """
     content = bytearray()
     with opened(url, asked) as response:
-        for chunk in fast_enough(response.iter_raw()):
+        for chunk in response.iter_raw():
             content += chunk
             if len(content) > LARGEST_ANSWER:
                 raise ValueError(f"it has more than {LARGEST_ANSWER} bytes")
@@ -244,7 +246,7 @@ def download(url: str, part: Path, size: int) -> None:
             if start and response.status_code != PARTIAL:
                 file.truncate(0)
                 start = 0
-            for chunk in fast_enough(response.iter_raw()):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 start += len(chunk)
                 if start > size:  # it is another file, and may have no end
@@ -258,7 +260,7 @@ def opened(url: str, asked: dict | None = None, headers: dict | None = None) -> 
     A hub that sends what comes before the content at a byte a minute keeps to every timeout of httpx.
     """
     session, headers = get_session(), build_hf_headers() | {"Accept-Encoding": "identity"} | (headers or {})
-    request = session.build_request("GET", url, params=asked, headers=headers, timeout=TIMEOUT)
+    request = session.build_request("GET", url, params=asked, headers=headers, timeout=TIMEOUT, extensions={OWN: True})
     response = within(FIRST_LINES, lambda: session.send(request, stream=True, follow_redirects=True))
     try:
         if response.is_error:  # without its content, which may have no end, too
@@ -293,21 +295,53 @@ def within(seconds: float, call: Callable):
         raise TimeoutError(f"no answer within {seconds} s") from error
 
 
-def fast_enough(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same chunks.
+class FastEnough(httpx.SyncByteStream):
+    """An answer's content, as fast as is waited for: in any window of waiting, however long the reader takes."""
+
+    def __init__(self, stream: httpx.SyncByteStream):
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The chunks; a TimeoutError where they come more slowly."""
+        chunks, waited, received = iter(self.stream), 0.0, 0
+        while True:
+            since = time.monotonic()
+            chunk = next(chunks, None)
+            waited += time.monotonic() - since
+            if chunk is None:
+                return
+            received += len(chunk)
+            if waited >= WINDOW:
+                if received < SLOWEST * waited:
+                    raise TimeoutError(f"it sent {received / waited:.0f} bytes a second, and {SLOWEST} are waited for")
+                waited, received = 0.0, 0
+            yield chunk
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def bound(response: httpx.Response) -> None:
+    """Bound how slowly an answer's content may come, and how long the library itself would sleep before it asks again.
 
     Raises:
-        TimeoutError: in some window they came more slowly than is waited for.
+        Unavailable: the hub asks for longer.
     """
-    since, received = time.monotonic(), 0
-    for chunk in chunks:
-        yield chunk
-        received += len(chunk)
-        passed = time.monotonic() - since
-        if passed >= WINDOW:
-            if received < SLOWEST * passed:
-                raise TimeoutError(f"it sent {received / passed:.0f} bytes a second, and {SLOWEST} are waited for")
-            since, received = time.monotonic(), 0
+    response.stream = FastEnough(response.stream)
+    wait = asked_wait(response.headers)
+    if response.is_error and not response.request.extensions.get(OWN) and wait and wait > LONGEST_WAITED:
+        raise Unavailable(f"{response.request.url}: the hub asks to wait for {wait:.0f} s; run again then")
+
+
+def bounded_client() -> httpx.Client:
+    """The client of huggingface_hub, by which `datasets` reads too, within the limits of this file."""
+    found = default_client_factory()
+    found.timeout = TIMEOUT
+    found.event_hooks["response"].append(bound)
+    return found
+
+
+set_client_factory(bounded_client)
 
 
 def is_content(path: Path, entry: dict) -> bool:
@@ -377,10 +411,16 @@ def is_of_this_machine(error: Exception) -> bool:
 
 def wait_before(attempt: int, error: Exception) -> float:
     """Seconds to wait after a failed attempt, the first being 1."""
-    headers = error.response.headers if isinstance(error, HfHubHTTPError) else {}
-    limit, asked = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
-    if limit and limit.remaining == 0:
-        return limit.reset_in_seconds + 1.0
-    if asked.isascii() and asked.isdigit():
-        return float(asked)
-    return min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    asked = asked_wait(error.response.headers) if isinstance(error, HfHubHTTPError) else None
+    return min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0) if asked is None else asked
+
+
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a hub asks to wait for, if it does."""
+    asked = headers.get("Retry-After", "")
+    try:
+        limit = parse_ratelimit_headers(headers)
+        wait = limit.reset_in_seconds + 1.0 if limit and limit.remaining == 0 else float(int(asked.encode("ascii")))
+        return max(0.0, wait)
+    except (ValueError, OverflowError):  # none is asked for, or nonsense
+        return None
