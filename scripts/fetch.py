@@ -142,7 +142,7 @@ def set_classes(path: Path, repo: str, code: dict[str, str]) -> None:
     if quantization := config.get("quantization_config"):
         try:
             packed.format_of(quantization)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise client.Unavailable(f"{repo}: its weights are quantized already: {error}") from error
     if references:
         path.unlink()  # a link to what was fetched

@@ -157,7 +157,7 @@ def describe_model(repo: str, revision: str, found: dict) -> tuple[dict, str]:
     config = read(repo, found["commit"], files, "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or not KIND.fullmatch(kind):
-        raise client.Unavailable(f"{repo} at {revision}: its config.json names no `model_type`, but {kind!r}")
+        raise client.Unavailable(f"{repo} at {revision}: its config.json names no `model_type` of one word: {kind!r}")
     named = config.get("dtype") or config.get("torch_dtype")
     dtype = named if isinstance(named, str) and named in DTYPES else None
     index = next((read(repo, found["commit"], files, name) for name in client.INDEX.values() if name in files), {})

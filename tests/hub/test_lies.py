@@ -139,10 +139,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr(client, "ATTEMPTS", 2)
 
 
-def take(tmp_path):
-    return client.resolve(REPO, "step1", lambda files, where: files) | {"folder": tmp_path / "state"}
-
-
 def fetch_one(tmp_path):
     found = client.describe_revision(REPO, "step1")
     return client.fetch_file(REPO, found["commit"], "config.json", found["files"]["config.json"], tmp_path / "state")
@@ -169,7 +165,7 @@ def test_what_is_slept_is_bounded_in_sum_and_said(server, tmp_path, monkeypatch,
     assert sum(slept) <= client.LONGEST_WAITED
     told = [record.getMessage() for record in caplog.records if record.name == "trajquant"]
     assert len(told) == 2
-    assert re.fullmatch(r"org/model at .*: HfHubHTTPError: waiting for the hub until \d\d:\d\d:\d\d", told[0])
+    assert re.fullmatch(r"org/model at .*: status 503: waiting for the hub until \d\d:\d\d:\d\d", told[0])
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "-5", "-", "²", "soon", ""])
@@ -212,6 +208,14 @@ def test_what_datasets_reads_is_bounded_too(server, impatient, fault, error, mes
     server.fault(DOWNLOAD, times=math.inf, method="GET", **fault)
     with pytest.raises(error, match=message), files.open("org/model@step1/config.json") as file:
         file.read()
+
+
+def test_an_answer_has_to_begin(server, impatient, monkeypatch, tmp_path):
+    """Also where its first lines come a byte at a time, which no timeout of the connection sees."""
+    monkeypatch.setattr(client, "TIMEOUT", 60)
+    server.fault(DOWNLOAD, delay=5, times=math.inf)
+    with pytest.raises(client.Unreachable, match=r"the hub failed 2 times, last: no answer within 0\.3 s"):
+        fetch_one(tmp_path)
 
 
 def test_what_comes_fast_enough_may_take_its_time(server, tmp_path, impatient, monkeypatch):
@@ -280,7 +284,7 @@ def test_a_model_type_is_a_word(server, kind, canary):
     config = CONFIG | {"model_type": kind, "auto_map": {"AutoModelForCausalLM": "evil.X"}}
     code = f"open({str(canary)!r}, 'w').write('propose')".encode()
     server.add(REPO, "step1", FILES | {"config.json": json.dumps(config).encode(), "evil.py": code})
-    with pytest.raises(client.Unavailable, match=r"org/model at step1: its config.json names no `model_type`, but"):
+    with pytest.raises(client.Unavailable, match=r"org/model at step1: its config.json names no `model_type` of"):
         propose.propose(REPO)
 
 

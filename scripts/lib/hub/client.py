@@ -396,7 +396,7 @@ def patiently(call, what: str):
             if waited + wait > LONGEST_WAITED:
                 raise Unavailable(f"{what}: the hub asks to wait for {wait:.0f} s; run again then") from error
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
-            reason = answers.one_line(f"{what}: {type(error).__name__}")
+            reason = answers.one_line(f"{what}: {f'status {status}' if status else type(error).__name__}")
             logging.getLogger("trajquant").warning("%s: waiting for the hub until %s", reason, until)
             time.sleep(wait)
             waited += wait
