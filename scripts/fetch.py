@@ -12,7 +12,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scripts.lib.hub import client
-from scripts.lib.models import own_code, packed
+from scripts.lib.models import own_code
 from scripts.lib.models.folders import validate_model_folder
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
@@ -119,8 +119,7 @@ def set_classes(path: Path, repo: str, code: dict[str, str]) -> None:
     """Let a config refer to the repository's own classes where they are pinned, and to none where they are not.
 
     Raises:
-        Unavailable: transformers has no class for the model, and it is not pinned where the repository has one; or its
-            weights are quantized in a format that is not read.
+        Unavailable: transformers has no class for the model, and it is not pinned where the repository has one.
     """
     config = json.loads(path.read_text())
     references, kind = config.pop("auto_map", None) or {}, config.get("model_type")
@@ -139,11 +138,6 @@ def set_classes(path: Path, repo: str, code: dict[str, str]) -> None:
             f"{repo}: transformers has no class `{kind}`; own code is run only where `remote_code` of the trajectory "
             "pins it: list its Python files there, each with its SHA-256, once you have read them"
         )
-    if quantization := config.get("quantization_config"):
-        try:
-            packed.format_of(quantization)
-        except (ValueError, AttributeError, TypeError) as error:
-            raise client.Unavailable(f"{repo}: its weights are quantized already: {error}") from error
     if references:
         path.unlink()  # a link to what was fetched
         path.write_text(json.dumps(config, indent=1))

@@ -392,13 +392,6 @@ def test_an_honest_config_stays_byte_for_byte(own_config, server, keys):
     assert (folder / "config.json").read_bytes() == server.repos[REPO].commits[commit]["config.json"].path.read_bytes()
 
 
-def test_weights_that_are_quantized_in_an_unknown_way_are_refused(own_config):
-    with pytest.raises(
-        client.Unavailable, match=r"org/model: its weights are quantized already: .*`mxfp4` are not read"
-    ):
-        own_config(quantization_config={"quant_method": "mxfp4"})
-
-
 # Tokenizers
 
 
