@@ -26,6 +26,7 @@ from huggingface_hub.utils import (
 
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress
+from scripts.lib.runtime.untrusted import inside
 
 ATTEMPTS = 6  # of a call or a file; with the waits below two to five minutes
 SHORTEST_WAIT, LONGEST_WAIT = 10, 120  # seconds
@@ -145,7 +146,12 @@ def fetch_file(repo: str, commit: str, name: str, entry: dict, folder: Path, kin
         Unavailable: it is not there, or comes with another hash twice.
         OSError: the disk is full, or fails; what was fetched stays.
     """
-    what, path, part = f"{repo} at {commit[:12]}: {name}", folder / name, folder / f"{name}.part"
+    what = f"{repo} at {commit[:12]}: {name}"
+    try:
+        path = inside(folder, name)
+    except ValueError as error:
+        raise Unavailable(f"{repo} at {commit[:12]}: {error}: not fetched; if a lock names it, delete that") from error
+    part = path.with_name(f"{path.name}.part")
     url = hf_hub_url(repo, name, revision=commit, repo_type=kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(path.with_name(f".{path.name}.lock")):
