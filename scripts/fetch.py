@@ -221,13 +221,13 @@ def fetch_code(resolved: dict, code: dict[str, str], state: Path) -> None:
         client.fetch_files(resolved | {"files": {name: resolved["files"][name] for name in code}}, state)
     for name, expected in code.items():
         found = manifests.sha256(state / name)
-        others = sorted({f"{module}.py" for module in get_relative_imports(state / name)} - code.keys())
         if found != expected:
             (state / name).unlink()
             raise client.Unavailable(
                 f"{where}: {name} has the SHA-256 {found}, and `remote_code` of the trajectory pins {expected}; "
                 "read the file at that commit, and pin the new hash if you trust it"
             )
+        others = sorted({f"{module}.py" for module in get_relative_imports(state / name)} - code.keys())
         if others:
             raise client.Unavailable(
                 f"{where}: {name} imports {', '.join(others)}; read and pin that in `remote_code` too"

@@ -188,8 +188,9 @@ def has_hash(path: Path, entry: dict) -> bool:
     """Whether a file's content is that of an entry: its SHA-256, or the hash that git has for it."""
     if "sha256" in entry:
         return manifests.sha256(path) == entry["sha256"]
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == entry["blob"]
+    start = b"blob %d\0" % path.stat().st_size
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(start)).hexdigest() == entry["blob"]
 
 
 def patiently(call, what: str):
