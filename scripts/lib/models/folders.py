@@ -28,7 +28,8 @@ def validate_model_folder(folder: Path | str) -> dict:
     if not shards:
         raise ValueError(f"{folder} has no weights (*.safetensors); save the model with safetensors")
     if not (folder / INDEX).is_file() and (others := [path.name for path in shards if path.name != WHOLE]):
-        raise ValueError(f"{folder} has {', '.join(others)} and no {INDEX}; save the model with save_pretrained")
+        what = "take what is not the model's out" if folder / WHOLE in shards else "save the model with save_pretrained"
+        raise ValueError(f"{folder} has {', '.join(others)} and no {INDEX}; {what}")
     where = {}
     for shard in shards:
         for name in read_header(shard):
