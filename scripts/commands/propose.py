@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from scripts.lib.hub import answers, client
+from scripts.lib.hub import client
+from scripts.lib.runtime.untrusted import LARGEST_JSON, one_line, parse_json
 from scripts.lib.study.sizes import DTYPES
 
 FOLDER = Path("config/trajectories")
@@ -17,7 +18,6 @@ STEP = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d{1,18})(?!\
 TOKENS = re.compile(r"tokens?[-_]?(\d{1,18})B(?![A-Za-z0-9])")
 BILLION = 10**9
 LARGEST = 2**63  # of the numbers that a proposal takes from a config
-LARGEST_JSON = 10**8  # bytes
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # what a model type can be called
 SMALLEST_POWER = 14  # of two, that a batch is taken to be a multiple of; multiples of smaller ones lie everywhere
 SIZES = {"hidden_size": "hidden_size", "num_hidden_layers": "num_hidden_layers", "vocab_size": "vocab_size"}
@@ -192,9 +192,9 @@ def read(repo: str, commit: str, files: dict[str, dict], name: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         content = client.fetch_file(repo, commit, name, files[name], Path(folder)).read_bytes()
     try:
-        return answers.read(content, {"type": "object"})
+        return parse_json(content, what)
     except ValueError as error:
-        raise client.Unavailable(f"{what} holds no JSON object: {error}") from error
+        raise client.Unavailable(str(error)) from error
 
 
 def leftovers(series: dict[str, dict], others: list[str], twice: list[str]) -> str:
@@ -214,7 +214,7 @@ def listed(names: list[str]) -> str:
 
 def say(template: str, **found) -> str:
     """A comment of this program; what a hub says is put in without line ends, so that it is comment too."""
-    return template.format(**{name: answers.one_line(text, longest=1000) for name, text in found.items()})
+    return template.format(**{name: one_line(text) for name, text in found.items()})
 
 
 def dump(content: dict) -> str:

@@ -65,10 +65,10 @@ def file(**wrong):
 
 OUTSIDE = ["", "/etc/x", "../x", "a/../x", "a//x", "a/", ".", "a\nb", "\ud800", "a" * 300]
 LIES = [
-    (b"<html>Please log in</html>", "it is no JSON"),
-    (b"\xff\xfe", "it is no JSON"),
-    (b"[" * 100_000, "it is no JSON"),
-    (b"[]", r"\[\] is not of type 'object'"),
+    (b"<html>Please log in</html>", "it is not JSON"),
+    (b"\xff\xfe", "it is not JSON"),
+    (b"[" * 100_000, "it is nested deeper than 64 levels"),
+    (b"[]", "it holds no keys and values, but list"),
     (b"{}", "'sha' is a required property"),
     ({"sha": "0" * 40, "siblings": {}}, r"`siblings`: \{\} is not of type 'array'"),
     ({"sha": "../../x", "siblings": []}, r"`sha`: '\.\./\.\./x' is no commit"),
@@ -325,7 +325,7 @@ def test_steps_of_any_length(server):
 )
 def test_a_config_that_is_no_object(server, content):
     server.add(REPO, "step1", FILES | {"config.json": content})
-    with pytest.raises(client.Unavailable, match=r"org/model at .*: config.json holds no JSON object: "):
+    with pytest.raises(client.Unavailable, match=r"org/model at .*: config\.json (is not|is nested|holds no) "):
         propose.propose(REPO)
 
 
@@ -360,7 +360,6 @@ def test_no_config_gives_a_pin(server, config):
         {"experts_implementation": "evil/kernel", "_experts_implementation_internal": "evil/kernel"},
         {"use_kernels": True, "kernel_config": {"RMSNorm": "evil/kernel:Norm"}},
         {"fusion_config": {"evil": True}},
-        {"transformers_weights": "../other.safetensors"},
         {"other_config": {"attn_implementation": "evil/kernel", "kept": 1}},
     ],
 )
@@ -368,7 +367,6 @@ def test_what_chooses_code_is_left_out(own_config, keys, tmp_path, tiny_model):
     folder = own_config(**keys)
     text = (folder / "config.json").read_text()
     assert "evil" not in text
-    assert "other.safetensors" not in text
     assert ("kept" in text) == ("other_config" in keys)
     load_empty(folder)
     load_dense(folder)

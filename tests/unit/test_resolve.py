@@ -123,8 +123,8 @@ def test_a_repository_that_fails_is_named_and_the_others_are_asked(server, confi
 @pytest.mark.parametrize(
     ("lie", "message"),
     [
-        (b"<html>Please log in</html>", "it is no JSON"),
-        (b"[]", r"\[\] is not of type 'object'"),
+        (b"<html>Please log in</html>", "it is not JSON"),
+        (b"[]", "it holds no keys and values, but list"),
         (b'{"sha": "../../x", "siblings": []}', r"`sha`: '\.\./\.\./x' is no commit"),
         (
             b'{"sha": "%s", "siblings": [{"rfilename": "a", "size": null, "blobId": ""}]}' % (b"0" * 40),
@@ -269,8 +269,8 @@ def entry(**wrong):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"revisions": {},}', "it is no JSON: Expecting property name"),
-        ("[" * 100_000, "it is no JSON: maximum recursion depth"),
+        ('{"revisions": {},}', "it is not JSON: Expecting property name"),
+        ("[" * 100_000, "it is nested deeper than 64 levels"),
         ('{"step30": {}}', "'revisions' is a required property"),
         (entry(commit="main"), "`revisions.step30.commit`: 'main' is no commit"),
         (entry(repo="../model"), r"'\.\./model' is no name of a repository"),

@@ -1,8 +1,8 @@
-"""What answers of a hub may be, and locks: nothing else gets past `client` and `locks`; and how people see its text."""
-
-import json
+"""What answers of a hub may be, and locks: nothing else gets past `client` and `locks`."""
 
 import jsonschema
+
+from scripts.lib.runtime.untrusted import one_line, parse_json
 
 COMMIT = "^[0-9a-f]{40}\\Z"
 SIZE = {"type": "integer", "minimum": 0, "maximum": 2**53}
@@ -59,22 +59,11 @@ def read(content: bytes, schema: dict) -> dict:
     Raises:
         ValueError: it does not, or is no JSON; one line with the first mistake.
     """
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON: {one_line(error)}") from error
+    found = parse_json(content, "it")
     for mistake in jsonschema.Draft202012Validator(schema).iter_errors(found):
         mistake = jsonschema.exceptions.best_match([mistake])
         where = ".".join(map(str, mistake.absolute_path))
         known = f"{mistake.instance!r} is no {mistake.schema.get('description')}"
         message = known if mistake.validator == "pattern" else mistake.message
-        raise ValueError(one_line(f"`{where}`: {message}" if where else message))
+        raise ValueError(one_line(f"`{where}`: {message}" if where else message, longest=200))
     return found
-
-
-def one_line(text: object, longest: int = 200) -> str:
-    """Text as a line that is safe in a comment and on a terminal: without its middle, `?` for what is not printed."""
-    text = str(text)
-    if len(text) > longest:
-        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -34,6 +34,7 @@ from huggingface_hub.utils._http import default_client_factory
 from scripts.lib.hub import answers, locks
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress
+from scripts.lib.runtime.untrusted import inside, one_line
 
 # These limits are in config/README.md.
 ATTEMPTS = 6  # of an answer or a file; with the waits below two to five minutes
@@ -56,7 +57,7 @@ class Unavailable(Exception):
     """The hub does not give what is asked for; the message, a line, says what to do."""
 
     def __init__(self, message: str):
-        super().__init__(answers.one_line(message, longest=1000))
+        super().__init__(one_line(message))
 
 
 class Unreachable(Unavailable):
@@ -212,8 +213,13 @@ def fetch_file(repo: str, commit: str, name: str, entry: dict, folder: Path, kin
         Unavailable: it is not there, comes too slowly, or comes with another size or hash twice; names the lock.
         OSError: the disk is full, or fails; what was fetched stays.
     """
-    path, part, held = folder / name, folder / f"{name}.part", locks.holding(commit)
+    held = locks.holding(commit)
     what = f"{repo} at {commit[:12]}: {name}{f', locked in {held}' if held else ''}"
+    try:
+        path = inside(folder, name)
+    except ValueError as error:
+        raise Unavailable(f"{repo} at {commit[:12]}: {error}: not fetched; if a lock names it, delete that") from error
+    part = path.with_name(f"{path.name}.part")
     url = hf_hub_url(repo, name, revision=commit, repo_type=kind)
 
     def take() -> Path:
@@ -351,11 +357,9 @@ def is_content(path: Path, entry: dict) -> bool:
         return False
     if "sha256" in entry:
         return manifests.sha256(path) == entry["sha256"]
-    found = hashlib.sha1(b"blob %d\0" % size)
+    start = b"blob %d\0" % size
     with open(path, "rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest() == entry["blob"]
+        return hashlib.file_digest(file, lambda: hashlib.sha1(start)).hexdigest() == entry["blob"]
 
 
 def patiently(call, what: str):
@@ -396,7 +400,7 @@ def patiently(call, what: str):
             if waited + wait > LONGEST_WAITED:
                 raise Unavailable(f"{what}: the hub asks to wait for {wait:.0f} s; run again then") from error
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
-            reason = answers.one_line(f"{what}: {f'status {status}' if status else type(error).__name__}")
+            reason = one_line(f"{what}: {f'status {status}' if status else type(error).__name__}")
             logging.getLogger("trajquant").warning("%s: waiting for the hub until %s", reason, until)
             time.sleep(wait)
             waited += wait
