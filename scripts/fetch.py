@@ -1,7 +1,12 @@
 """fetch: a published checkpoint, file by file from a model hub, to its place among the checkpoints."""
 
 import json
+import logging
+import pickle
+import re
 import shutil
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from zipfile import is_zipfile
@@ -13,10 +18,42 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scripts.lib.hub import client
 from scripts.lib.models import own_code
-from scripts.lib.models.folders import validate_model_folder
+from scripts.lib.models.folders import WHOLE, validate_model_folder, weight_map
+from scripts.lib.models.loadable import require_loadable
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
-from scripts.publish import describe
+from scripts.lib.runtime.untrusted import inside, one_line, read_json
+from scripts.publish import describe, refuse
+
+MOST_COPIES = 4  # of pickled weights that are stored once: tied ones are written twice
+PICKLED = (".bin", ".bin.index.json")
+WEIGHTS = (".safetensors", ".safetensors.index.json", *PICKLED)
+WHOLE_MODEL = {"safetensors": WHOLE, "bin": "pytorch_model.bin"}
+
+
+class Unusable(client.Unavailable):
+    """What the hub gave is as it has it, and is no model that loads: this checkpoint is refused, whatever is tried."""
+
+
+def fetch_checkpoint(
+    resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[str, str], identity: dict
+) -> dict:
+    """Fetch a checkpoint and return its manifest; refused, with an empty folder, if its files are no model that loads.
+
+    Args:
+        identity: what the manifest says of it besides.
+
+    Raises:
+        Unavailable: as of `fetch`, but for what is wrong with the files themselves.
+    """
+    try:
+        fetch(resolved, tokenizer, state, out, code)
+        with explained(resolved, out):
+            require_loadable(out)
+    except Unusable as error:
+        logging.getLogger("trajquant").warning("refused: %s", error)
+        return refuse(out, identity, str(error))
+    return describe(out, identity)
 
 
 def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[str, str]) -> None:
@@ -31,20 +68,23 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
 
     Raises:
         Unavailable: the hub does not give a file, or the model needs other code of its repository.
+        Unusable: its files are no whole model.
     """
     files = {name: entry for name, entry in resolved["files"].items() if name in code or not name.endswith(".py")}
     resolved = resolved | {"files": files}
     fetch_code(resolved, code, state)
     client.fetch_files(resolved, state)
-    with manifests.staged_folder(out) as scratch:
+    with manifests.staged_folder(out) as scratch, explained(resolved, state, scratch):
+        chosen = weights_of(files.keys(), state)
         for name in files:
-            if not name.endswith((".bin", ".bin.index.json")):
-                manifests.link_file(state / name, scratch / name)
-        if pickled := sorted(state / name for name in files if name.endswith(".bin")):
-            convert(pickled, scratch)
+            if not name.endswith(WEIGHTS) or (name in chosen and not name.endswith(PICKLED)):
+                manifests.link_file(inside(state, name), inside(scratch, name))
+        if any(name.endswith(PICKLED) for name in chosen):
+            convert(sorted(state / name for name in chosen), scratch)
         for path in tokenizer.iterdir():
             if path.name not in (*client.CONFIG_FILES, manifests.TIMESTAMP) and not (scratch / path.name).exists():
                 manifests.link_file(path, scratch / path.name)
+        own_code.drop_choices(scratch / "config.json")
         set_classes(scratch / "config.json", resolved["repo"], code)
         if code:
             own_code.mark(scratch, code)
@@ -52,23 +92,104 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
         validate_model_folder(scratch)
 
 
+@contextmanager
+def explained(resolved: dict, *folders: Path) -> Iterator[None]:
+    """Turn what is wrong with the files in some folders into Unusable, with their repository and commit."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        for folder in folders:
+            message = message.replace(f"{folder}/", "").replace(str(folder), "it")
+        where = f"{resolved['repo']} at {resolved['commit'][:12]}"
+        raise Unusable(
+            f"{where}: {one_line(message)} (so it is on the hub: leave it out, or tell its owners)"
+        ) from error
+
+
+def weights_of(names: Set[str], state: Path) -> set[str]:
+    """Those of the fetched files that transformers would load the model from, with their index if it has one.
+
+    Raises:
+        ValueError: there are none, or the index names others.
+    """
+    kind = "bin" if any(name.endswith(".bin") for name in names) else "safetensors"
+    whole, index = WHOLE_MODEL[kind], client.INDEX[kind]
+    if whole in names:
+        return {whole}
+    if index not in names:
+        raise ValueError(f"it has neither {whole} nor {index}, by which transformers finds weights")
+    chosen = set(weight_map(state / index).values())
+    if others := sorted(name for name in chosen if name not in names or not name.endswith(f".{kind}")):
+        raise ValueError(f"{index} names {others[0]!r}, which is no weight file of the repository")
+    return {index, *chosen}
+
+
 def convert(files: list[Path], out: Path) -> None:
     """Write pickled weights as safetensors, a file for a file; pickles are read as weights only, never executed.
 
+    Args:
+        files: the pickles, and their index if there is one.
+
     Raises:
-        Unavailable: a file holds anything but tensors.
+        ValueError: a file holds anything but tensors, or tensors that are larger than what it stores.
     """
     for path in files:
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-        except Exception as error:
-            raise client.Unavailable(f"{path.name} holds more than weights and is not opened: {error}") from error
-        save_file(apart(tensors), out / safe_name(path.name))
-    index = files[0].parent / client.INDEX["bin"]
-    if len(files) > 1:
-        content = json.loads(index.read_text())
-        content["weight_map"] = {name: safe_name(file) for name, file in content["weight_map"].items()}
-        (out / client.INDEX["safetensors"]).write_text(json.dumps(content, indent=1))
+        if path.name == client.INDEX["bin"]:
+            renamed = {name: safe_name(file) for name, file in weight_map(path).items()}
+            content = {"metadata": {}} | read_json(path) | {"weight_map": renamed}
+            (out / client.INDEX["safetensors"]).write_text(json.dumps(content, indent=1))
+        else:
+            save_file(apart(read_pickle(path)), out / safe_name(path.name))
+
+
+def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickle, by name.
+
+    Raises:
+        ValueError: it holds something else, is damaged, or has tensors that are larger than what it stores.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(f"{path} holds more than weights and is not opened: it asks for {asked[1]}") from error
+        if is_pickle(path) and (isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)):
+            raise ValueError(f"{path} holds more than weights and is not opened") from error
+        raise ValueError(f"{path} is damaged or cut off, and cannot be read as weights") from error
+    tensors = found.items() if isinstance(found, dict) else [(None, None)]
+    if not all(isinstance(name, str) and is_plain(tensor) for name, tensor in tensors):
+        raise ValueError(f"{path} holds something else than dense tensors by name, and is not converted")
+    require_stored(found, path)
+    return found
+
+
+def require_stored(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Check that no tensor of a pickle is larger than what is stored of it, nor all together than the file allows.
+
+    Raises:
+        ValueError: they are, by strides of 0, overlaps, or the same memory under many names.
+    """
+    size, total, stored = path.stat().st_size, 0, {}
+    for name, tensor in tensors.items():
+        needed, memory = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
+        if needed > memory.nbytes():
+            raise ValueError(f"{path}: {name} has {needed} bytes by its shape, of {memory.nbytes()} that are stored")
+        stored[memory.data_ptr()] = memory.nbytes()
+        total += needed
+    if total > MOST_COPIES * size or sum(stored.values()) > size:
+        raise ValueError(f"{path} has {size} bytes, and its tensors {total} by their shapes: they are not written")
+
+
+def is_plain(tensor: object) -> bool:
+    """Whether this is a dense tensor with data."""
+    return isinstance(tensor, torch.Tensor) and (tensor.layout, tensor.device.type) == (torch.strided, "cpu")
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file begins as those that torch saves do, a zip file or a pickle."""
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80" or is_zipfile(path)
 
 
 def apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -101,13 +222,13 @@ def fetch_code(resolved: dict, code: dict[str, str], state: Path) -> None:
         client.fetch_files(resolved | {"files": {name: resolved["files"][name] for name in code}}, state)
     for name, expected in code.items():
         found = manifests.sha256(state / name)
-        others = sorted({f"{module}.py" for module in get_relative_imports(state / name)} - code.keys())
         if found != expected:
             (state / name).unlink()
             raise client.Unavailable(
                 f"{where}: {name} has the SHA-256 {found}, and `remote_code` of the trajectory pins {expected}; "
                 "read the file at that commit, and pin the new hash if you trust it"
             )
+        others = sorted({f"{module}.py" for module in get_relative_imports(state / name)} - code.keys())
         if others:
             raise client.Unavailable(
                 f"{where}: {name} imports {', '.join(others)}; read and pin that in `remote_code` too"
@@ -120,7 +241,7 @@ def set_classes(path: Path, repo: str, code: dict[str, str]) -> None:
     Raises:
         Unavailable: transformers has no class for the model, and it is not pinned where the repository has one.
     """
-    config = json.loads(path.read_text())
+    config = read_json(path)
     references, kind = config.pop("auto_map", None) or {}, config.get("model_type")
     if code:
         config["auto_map"] = own_code.local_references(references)
@@ -132,7 +253,7 @@ def set_classes(path: Path, repo: str, code: dict[str, str]) -> None:
             raise client.Unavailable(
                 f"{repo}: its config names no class of its own for `{kind}`; take `remote_code` out"
             )
-    elif kind not in CONFIG_MAPPING:
+    elif not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise client.Unavailable(
             f"{repo}: transformers has no class `{kind}`; own code is run only where `remote_code` of the trajectory "
             "pins it: list its Python files there, each with its SHA-256, once you have read them"
@@ -149,8 +270,8 @@ if __name__ == "__main__":
     resolved = asked["locked"] or client.resolve(
         asked["repo"], asked["revision"], partial(client.model_files, code=code)
     )
-    fetch(resolved, Path(snakemake.input.tokenizer), Path(params.state), Path(snakemake.output.model), code)
     origin = {"repo": asked["repo"], "name": asked["name"], "commit": resolved["commit"]}
-    manifest = describe(Path(snakemake.output.model), params.identity | origin)
+    places = Path(snakemake.input.tokenizer), Path(params.state), Path(snakemake.output.model)
+    manifest = fetch_checkpoint(resolved, *places, code, params.identity | origin)
     manifests.write(snakemake.output.manifest, manifest)
     shutil.rmtree(params.state)

@@ -27,7 +27,7 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
         data, manifest: where to write.
 
     Raises:
-        Unavailable: the hub does not give it, or the split is not one file.
+        Unavailable: the hub does not give it, or the split is not one file, or no parquet.
     """
     resolved = locked
     if not locked or not locked["files"]:
@@ -35,7 +35,11 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
     entry = resolved["files"][name]
     fetched = client.fetch_file(repo, resolved["commit"], entry["name"], entry, state, "dataset")
     content = {"bytes": fetched.stat().st_size, "sha256": manifests.sha256(fetched)}
-    content["rows"] = pl.scan_parquet(fetched).select(pl.len()).collect().item()
+    try:
+        content["rows"] = pl.scan_parquet(fetched).select(pl.len()).collect().item()
+    except pl.exceptions.PolarsError as error:
+        where = f"{repo} at {resolved['commit'][:12]}: {entry['name']}"
+        raise client.Unavailable(f"{where} is no parquet file; take its task out, or tell its owners") from error
     data.unlink(missing_ok=True)
     manifests.link_file(fetched, data)
     origin = {"repo": repo, "commit": resolved["commit"], "file": entry["name"]}

@@ -1,10 +1,12 @@
 """fetch_tokenizer: the tokenizer of published checkpoints, from a model hub."""
 
+import json
 import shutil
 from pathlib import Path
 
 from scripts.lib.hub import client
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.runtime.untrusted import read_json
 from scripts.tokenizer import tokenizer
 
 
@@ -30,10 +32,28 @@ def fetch_tokenizer(repo: str, locked: dict | None, state: Path, name: str, fold
         if path.name not in resolved["files"] and path.suffix != ".part":  # of another commit, which a killed job began
             path.unlink()
     client.fetch_files(resolved, state)
+    try:
+        check(state)
+    except ValueError as error:
+        where = f"{repo} at {resolved['commit'][:12]}"
+        raise ValueError(f"tokenizer {name}: {where}: {error}; name another one in `tokenizer_repo`") from error
     definition = {"source": "model", "path": str(state), "repo": repo, "commit": resolved["commit"]}
     manifest = tokenizer(definition, name, None, folder, manifest_path)
     shutil.rmtree(state)
     return manifest
+
+
+def check(folder: Path) -> None:
+    """Check the JSON of a tokenizer, and take out of its settings what transformers would open as a file anywhere.
+
+    Raises:
+        ValueError: a file is no JSON object, or larger or deeper than any tokenizer's.
+    """
+    contents = {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
+    settings = contents.get("tokenizer_config.json", {})
+    if named := [key for key in settings if key.endswith(("_file", "_files")) or key in ("vocab", "merges")]:
+        kept = {key: value for key, value in settings.items() if key not in named}
+        (folder / "tokenizer_config.json").write_text(json.dumps(kept, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """publish: a finished model folder becomes a checkpoint, by hard link, with a manifest that says what it is."""
 
-import json
 from pathlib import Path
 
+from scripts.lib.models import own_code
 from scripts.lib.models.folders import count_parameters, validate_model_folder
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.runtime.untrusted import one_line, read_json
 
 
 def publish(source: Path, out: Path, identity: dict) -> dict:
@@ -25,6 +26,7 @@ def publish(source: Path, out: Path, identity: dict) -> dict:
         for path in sorted(Path(source).iterdir()):
             if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
                 manifests.link_file(path, scratch / path.name)
+        own_code.drop_choices(scratch / "config.json")
     return describe(out, identity)
 
 
@@ -44,9 +46,22 @@ def publish_kept(run: Path, out: Path, identity: dict) -> dict:
     return publish(source, out, identity)
 
 
+def publish_own(source: Path, out: Path, identity: dict) -> dict:
+    """Publish a user's own folder; refuse it if it is no model that loads."""
+    from scripts.lib.models.loadable import require_loadable  # with transformers, which runs of our own do not need
+
+    try:
+        manifest = publish(source, out, identity)
+        require_loadable(out)
+    except ValueError as error:
+        reason = one_line(str(error).replace(str(out), str(source)))
+        return refuse(out, identity, f"{reason} (mend the folder, or take it out of the trajectory)")
+    return manifest
+
+
 def describe(folder: Path, identity: dict) -> dict:
     """The manifest of a checkpoint: which it is, then what can be read off its folder."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     files = manifests.describe_files(folder)
     return {
         "kind": "checkpoint",
@@ -66,5 +81,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"publish {snakemake.wildcards.trajectory} {snakemake.wildcards.checkpoint}")
     out, identity = Path(snakemake.output.model), snakemake.params.identity
     path = snakemake.params.get("path")
-    manifest = publish(Path(path), out, identity) if path else publish_kept(Path(snakemake.input.run), out, identity)
+    manifest = (
+        publish_own(Path(path), out, identity) if path else publish_kept(Path(snakemake.input.run), out, identity)
+    )
     manifests.write(snakemake.output.manifest, manifest)

@@ -104,10 +104,12 @@ def take(path: str, name: str):
         raise ValueError(f"tokenizer {name}: path {path!r} is not a folder")
     try:
         taken = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of its many readers
         raise ValueError(f"tokenizer {name}: no tokenizer can be loaded from {path}: {error}") from error
     if taken.eos_token_id is None:
         raise ValueError(f"tokenizer {name}: {path} has no EOS token; set `eos_token` in its tokenizer_config.json")
+    if isinstance(taken.chat_template, dict):  # several, which would be saved in a folder of their own; none is used
+        taken.chat_template = taken.chat_template.get("default")
     taken.init_kwargs.pop("auto_map", None)  # a class of a repository's own code, which is not the one that was taken
     return taken
 

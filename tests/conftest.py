@@ -21,6 +21,14 @@ os.environ["SLURM_CONF"] = os.devnull
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def canary(tmp_path_factory):
+    """A path that the code of malicious repositories writes to; nothing is there when all tests are done."""
+    path = tmp_path_factory.mktemp("canary") / "code-of-a-hub-ran"
+    yield path
+    assert not path.exists(), "code of a hub ran in this session, in the test that wrote this: " + path.read_text()
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A word tokenizer of 64 tokens with an end-of-text token."""

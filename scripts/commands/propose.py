@@ -1,6 +1,5 @@
 """make propose REPO=owner/name: a file for config/trajectories, of what a model hub itself says of a published run."""
 
-import json
 import re
 import statistics
 import sys
@@ -8,16 +7,18 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from huggingface_hub import HfApi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scripts.lib.hub import client
+from scripts.lib.runtime.untrusted import LARGEST_JSON, one_line, parse_json
 from scripts.lib.study.sizes import DTYPES
 
 FOLDER = Path("config/trajectories")
-STEP = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d+)(?!\d|\.\d|[kKmM](?![a-z]))")
-TOKENS = re.compile(r"tokens?[-_]?(\d+)B(?![A-Za-z0-9])")
+STEP = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d{1,18})(?!\d|\.\d|[kKmM](?![a-z]))")
+TOKENS = re.compile(r"tokens?[-_]?(\d{1,18})B(?![A-Za-z0-9])")
 BILLION = 10**9
+LARGEST = 2**63  # of the numbers that a proposal takes from a config
+KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # what a model type can be called
 SMALLEST_POWER = 14  # of two, that a batch is taken to be a multiple of; multiples of smaller ones lie everywhere
 SIZES = {"hidden_size": "hidden_size", "num_hidden_layers": "num_hidden_layers", "vocab_size": "vocab_size"}
 SIZES |= {"max_position_embeddings": "context"}  # key of config.json -> key of a trajectory's `model`
@@ -25,7 +26,6 @@ HEAD = """# Proposed by `make propose` from the branches and tags of {repo} and 
 # {newest} ({commit}).
 # What a hub cannot know is marked "fill in"; the keys are explained in config/README.md.
 source: hub
-repo: {repo}
 """
 TOKENIZER = "# fill in: main has no tokenizer, so name the repository that has it\n# tokenizer_repo: owner/name\n"
 CODE = """# fill in: transformers has no class `{kind}`, so code of the repository has to run. Read its Python files at
@@ -55,8 +55,7 @@ def propose(repo: str) -> str:
     Raises:
         Unavailable: the hub does not give the repository, no name has a step, or the newest revision holds no model.
     """
-    refs = client.patiently(lambda: HfApi().list_repo_refs(repo), repo)
-    names = sorted({ref.name for ref in [*refs.branches, *refs.tags]})
+    names = client.branches_and_tags(repo)
     series, others = group(names)
     if not series:
         raise client.Unavailable(
@@ -77,7 +76,8 @@ def propose(repo: str) -> str:
     twice = sorted(rows.keys() - steps.values())
     return "".join(
         [
-            HEAD.format(repo=repo, newest=newest, commit=found["commit"][:12]),
+            say(HEAD, repo=repo, newest=newest, commit=found["commit"][:12]),
+            yaml.safe_dump({"repo": repo}),
             "" if tokenizer else TOKENIZER,
             dump({"model": model}),
             parts,
@@ -156,36 +156,65 @@ def describe_model(repo: str, revision: str, found: dict) -> tuple[dict, str]:
     files = client.model_files(found["files"], f"{repo} at {revision}")
     config = read(repo, found["commit"], files, "config.json")
     kind = config.get("model_type")
-    if not kind:
-        raise client.Unavailable(f"{repo} at {revision}: its config.json names no `model_type`")
-    dtype = config.get("dtype") or config.get("torch_dtype")
+    if not isinstance(kind, str) or not KIND.fullmatch(kind):
+        raise client.Unavailable(f"{repo} at {revision}: its config.json names no `model_type` of one word: {kind!r}")
+    named = config.get("dtype") or config.get("torch_dtype")
+    dtype = named if isinstance(named, str) and named in DTYPES else None
     index = next((read(repo, found["commit"], files, name) for name in client.INDEX.values() if name in files), {})
-    size = (index.get("metadata") or {}).get("total_size")
+    told = index.get("metadata")
+    size = number(told, "total_size") if isinstance(told, dict) else None
     size = size or sum(entry["bytes"] for name, entry in files.items() if name.endswith((".safetensors", ".bin")))
-    model = {"architecture": kind, "parameters": int(size) // DTYPES.get(dtype, DTYPES["float32"])}
-    model |= {own: config[name] for name, own in SIZES.items() if config.get(name)}
-    model |= {"dtype": dtype} if dtype in DTYPES else {}
+    model = {"architecture": kind, "parameters": size // DTYPES[dtype or "float32"]}
+    model |= {own: number(config, name) for name, own in SIZES.items() if number(config, name)}
+    model |= {"dtype": dtype} if dtype else {}
     if kind in CONFIG_MAPPING:
         return model, ""
-    code = ", ".join(name for name in found["files"] if name.endswith(".py"))
+    code = [name for name in found["files"] if name.endswith(".py")]
     text = CODE if "auto_map" in config else NO_CLASS
-    return model, text.format(kind=kind, commit=found["commit"], files=code or "none")
+    return model, say(text, kind=kind, commit=found["commit"], files=listed(code) or "none")
+
+
+def number(content: dict, name: str) -> int | None:
+    """A number of a hub's JSON object that is a count; None where it has none such."""
+    value = content.get(name)
+    return value if type(value) is int and 0 < value < LARGEST else None
 
 
 def read(repo: str, commit: str, files: dict[str, dict], name: str) -> dict:
-    """The content of a JSON file of a commit."""
+    """The content of a JSON file of a commit.
+
+    Raises:
+        Unavailable: it holds no JSON object.
+    """
+    what = f"{repo} at {commit[:12]}: {name}"
+    if files[name]["bytes"] > LARGEST_JSON:
+        raise client.Unavailable(f"{what} has {files[name]['bytes']} bytes, too many for what it should hold")
     with tempfile.TemporaryDirectory() as folder:
-        return json.loads(client.fetch_file(repo, commit, name, files[name], Path(folder)).read_text())
+        content = client.fetch_file(repo, commit, name, files[name], Path(folder)).read_bytes()
+    try:
+        return parse_json(content, what)
+    except ValueError as error:
+        raise client.Unavailable(str(error)) from error
 
 
 def leftovers(series: dict[str, dict], others: list[str], twice: list[str]) -> str:
     """Comments on the revisions that are not proposed."""
-    lines = [f"# {len(rows)} like {pattern}" for pattern, rows in sorted(series.items())]
-    lines += [f"# {len(twice)} of the same steps: {', '.join(twice[:9])}"] if twice else []
-    lines += [f"# {len(others)} without a step: {', '.join(others[:9])}"] if others else []
-    return (
-        "\n".join(["# Not proposed; names without a step can be `named` in `revisions`:", *lines, ""]) if lines else ""
-    )
+    lines = [
+        say("# {rows} like {pattern}\n", rows=len(rows), pattern=pattern) for pattern, rows in sorted(series.items())
+    ]
+    lines += [say("# {count} of the same steps: {names}\n", count=len(twice), names=listed(twice))] if twice else []
+    lines += [say("# {count} without a step: {names}\n", count=len(others), names=listed(others))] if others else []
+    return "".join(["# Not proposed; names without a step can be `named` in `revisions`:\n", *lines]) if lines else ""
+
+
+def listed(names: list[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:9])
+
+
+def say(template: str, **found) -> str:
+    """A comment of this program; what a hub says is put in without line ends, so that it is comment too."""
+    return template.format(**{name: one_line(text) for name, text in found.items()})
 
 
 def dump(content: dict) -> str:

@@ -1,6 +1,5 @@
 """make resolve STUDY=X: what a study takes from a hub, checkpoints, tasks' data and corpora, becomes commits: locks."""
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,8 +24,8 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
         folder: that of trajectories/ and datasets/, whose locks/ are written.
 
     Returns:
-        What moved on the hub since it was locked, and what the hub does not give, a line each. Where the hub fails
-        altogether, the last line says so, and the locks of what was resolved before are written.
+        What moved on the hub since it was locked, and what the hub does not give, a line each. The other repositories
+        are asked for all the same, unless the hub fails altogether for two of them in a row.
     """
     here = made_without_lock(plan, folder)
     if here:
@@ -46,13 +45,21 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
     runs = [resolve_trajectory(plan, name, asked, folder / "trajectories", here) for name, asked in steps.items()]
     runs += [resolve_dataset(dataset, names, folder / "datasets") for dataset, names in data.items()]
     runs += [resolve_corpus(corpus, folder / "datasets") for corpus in corpora]
-    progress, notes = Progress(sum(map(len, steps.values())) + len(data) + len(corpora), "revisions"), []
-    try:
-        for done, note in enumerate(itertools.chain(*runs), start=1):
-            notes += [note] if note else []
-            progress.update(done)
-    except client.Unreachable as error:
-        notes.append(str(error))
+    progress = Progress(sum(map(len, steps.values())) + len(data) + len(corpora), "revisions")
+    notes, done, silent = [], 0, False
+    for left, run in zip(reversed(range(len(runs))), runs, strict=True):
+        try:
+            for note in run:
+                done += 1
+                notes += [note] if note else []
+                progress.update(done)
+            silent = False
+        except client.Unreachable as error:
+            notes.append(str(error))
+            if silent and left:
+                notes.append(f"two repositories in a row: {left} more are not asked for")
+                break
+            silent = True
     return notes
 
 
@@ -172,7 +179,7 @@ def resolve_corpus(corpus: dict, folder: Path) -> Iterator[str | None]:
 
 @contextmanager
 def telling() -> Iterator[list[str | None]]:
-    """A list of notes, the last of which is what the hub says where it does not give something; then others go on."""
+    """A list of notes, the last of which is why the hub does not give something; then others go on."""
     notes: list[str | None] = [None]
     try:
         yield notes

@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import struct
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,13 @@ class Repo:
     token: str | None = None  # if set, the repo is gated: its files are for this token, its listings stay public
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, address) -> None:
+        """A client that has gone is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, address)
+
+
 class Hub:
     """The server, a context manager; `folder` receives the bytes, `endpoint` is what clients take as hub.
 
@@ -54,7 +62,7 @@ class Hub:
         self.most_at_once = 0
         self.closing, self.lock = threading.Event(), threading.Lock()
         self.connections: WeakSet[socket.socket] = WeakSet()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self}))
+        self.server = Server(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
         # HEAD follows redirects within one host name and would lose the metadata: the store needs another name.
         self.store = f"http://localhost:{self.server.server_port}"
@@ -186,6 +194,8 @@ class Handler(BaseHTTPRequestHandler):
         for fault in faults:
             if fault.status:
                 answer = error(fault.status, fault.code, "A fault of the test", {"Retry-After": fault.retry_after})
+            if fault.says is not None:
+                answer = Answer(200, answer.headers, fault.says)
         if download:
             hub.start(self)
         try:
@@ -213,6 +223,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         body = b"" if self.command == "HEAD" else body
+        if drip := sum(fault.drip for fault in faults):
+            for byte in body:
+                if self.hub.closing.wait(drip):
+                    break
+                self.wfile.write(bytes([byte]))
+            self.close_connection = True
+            return
         cut = min(faults, key=lambda fault: fault.cut, default=Fault())
         if cut.cut >= len(body):
             self.wfile.write(body[:-1])

@@ -224,19 +224,19 @@ def test_pickled_weights_become_safetensors(server, take, tmp_path):
 
 
 class Malicious:
+    def __init__(self, path):
+        self.path = path
+
     def __reduce__(self):
-        return (open, (MARK, "w"))
+        return (open, (str(self.path), "w"))
 
 
-MARK = "executed-by-a-pickle"
-
-
-def test_a_malicious_pickle_is_not_executed(server, take, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    server.add(REPO, "evil", {"config.json": FILES["config.json"], "pytorch_model.bin": pickle.dumps(Malicious())})
+def test_a_malicious_pickle_is_not_executed(server, take, canary):
+    weights = pickle.dumps(Malicious(canary))
+    server.add(REPO, "evil", {"config.json": FILES["config.json"], "pytorch_model.bin": weights})
     with pytest.raises(client.Unavailable, match="holds more than weights and is not opened"):
         take("evil")
-    assert not (tmp_path / MARK).exists()
+    assert not canary.exists()
 
 
 def test_own_code_is_not_run(server, take):

@@ -116,3 +116,39 @@ def test_a_data_set_without_a_conversion_is_named(server, take):
     del server.repos[f"datasets/{REPO}"].branches[locks.CONVERTED]
     with pytest.raises(client.Unavailable, match=f"{REPO} at revision {locks.CONVERTED}: the hub has no such revision"):
         take("a/test/0000.parquet")
+
+
+@pytest.mark.parametrize("name", ["../../outside.parquet", "/outside/a/0000.parquet", "a/../../../outside.parquet"])
+def test_a_lock_writes_nothing_outside(server, take, tmp_path, name):
+    entry = {"bytes": 3, "blob": "0" * 40, "name": name}
+    locked = {"repo": REPO, "commit": "0" * 40, "files": {"a/test/0000.parquet": entry}}
+    with pytest.raises(client.Unavailable, match=f"{REPO} at 0000.*'{name}' leads out .* if a lock names it, delete"):
+        take("a/test/0000.parquet", locked)
+    assert {path.name for path in tmp_path.iterdir()} == {"hub", "out"}
+    assert not server.requests
+
+
+@pytest.mark.parametrize("place", ["..", ""])
+def test_a_listing_writes_nothing_outside(server, take, tmp_path, place):
+    """The only configuration that there is, by which a task's default one is called."""
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {f"{place}/test/0000.parquet": parquet(5)})
+    with pytest.raises(client.Unavailable, match=f"{REPO} at .*'{place}/test/0000.parquet' is no file of a repository"):
+        take("default/test/0000.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {"hub", "out"}
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_link_leads_nothing_outside(server, take, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "state/a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(client.Unavailable, match=r"'a/test/0000\.parquet' leads out of the folder"):
+        take("a/test/0000.parquet")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", FILES["a/test/0000.parquet"][:-100]])
+def test_what_is_no_parquet_is_named(server, take, content):
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
+    with pytest.raises(client.Unavailable, match=f"{REPO} at .*: a/test/0000.parquet is no parquet file"):
+        take("a/test/0000.parquet")

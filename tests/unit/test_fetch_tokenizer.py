@@ -1,11 +1,16 @@
 """fetch_tokenizer: a tokenizer from a local hub, at the commit that is locked."""
 
+import json
+
+import pytest
 from transformers import AutoTokenizer
 
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client
 from tests.hub import connect
 from tests.hub.server import Hub
+
+END = "<|endoftext|>"
 
 
 def test_the_locked_tokenizer_is_taken(tmp_path, monkeypatch, tiny_tokenizer):
@@ -23,3 +28,62 @@ def test_the_locked_tokenizer_is_taken(tmp_path, monkeypatch, tiny_tokenizer):
     assert manifest["vocabulary"] == 64
     assert not (tmp_path / "state").exists()
     assert AutoTokenizer.from_pretrained(tmp_path / "tokenizer").get_vocab() == tiny_tokenizer.get_vocab()
+
+
+@pytest.fixture
+def take(tmp_path, monkeypatch, tiny_tokenizer):
+    """A function that fetches the tokenizer, some of its files changed, and gives its folder."""
+    tiny_tokenizer.save_pretrained(tmp_path / "source")
+
+    def run(files, locked=None):
+        files = {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()} | files
+        with Hub(tmp_path / "hub") as server:
+            connect(server, monkeypatch)
+            server.add("org/tokenizer", "main", {name: content for name, content in files.items() if content})
+            places = (str(tmp_path / "tokenizer"), str(tmp_path / "manifest.json"))
+            fetch_tokenizer("org/tokenizer", locked, tmp_path / "state", "own", *places)
+        return tmp_path / "tokenizer"
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "is nested deeper than 64 levels"),
+        (b"<html>", "is not JSON"),
+        (b"[]", "holds no keys and values"),
+    ],
+)
+def test_json_that_is_none_is_named(take, tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=rf"tokenizer own: org/tokenizer at \w+: .*{name} {message}.*`tokenizer_repo`"):
+        take({name: content})
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_a_lock_writes_nothing_outside(take, tmp_path):
+    entry = {"bytes": 3, "blob": "0" * 40}
+    with pytest.raises(client.Unavailable, match=r"org/tokenizer at 0000.*: '\.\./x\.json' leads out of the folder"):
+        take({}, {"repo": "org/tokenizer", "commit": "0" * 40, "files": {"../x.json": entry}})
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "hub", "state"}
+
+
+@pytest.mark.parametrize("key", ["vocab", "vocab_file", "tokenizer_file"])
+def test_settings_open_no_file_outside(take, tmp_path, key):
+    """transformers takes these as addresses of files anywhere, before those of the repository."""
+    words = {word: number for number, word in enumerate([END, "a", "b", "ab"])}
+    outside = tmp_path / "outside.json"
+    outside.write_text(json.dumps({**words, "secret": 4}))
+    settings = {"tokenizer_class": "GPT2Tokenizer", "eos_token": END, "unk_token": END, key: str(outside)}
+    files = {"tokenizer_config.json": json.dumps(settings).encode(), "vocab.json": json.dumps(words).encode()}
+    folder = take(files | {"merges.txt": b"#version: 0.2\na b\n", "tokenizer.json": None})
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == words
+
+
+def test_settings_choose_no_other_file(take, tmp_path, tiny_tokenizer):
+    settings = json.loads((tmp_path / "source/tokenizer_config.json").read_text())
+    settings |= {"fast_tokenizer_files": ["../source/tokenizer.4.0.0.json"]}
+    (tmp_path / "source/tokenizer.4.0.0.json").write_text("{}")
+    folder = take({"tokenizer_config.json": json.dumps(settings).encode()})
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tiny_tokenizer.get_vocab()

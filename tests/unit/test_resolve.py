@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -112,14 +113,57 @@ def test_what_the_hub_does_not_give_is_said_and_the_rest_is_locked(server, confi
     assert (folder / "datasets/locks/allenai--sciq.json").is_file()
 
 
-def test_a_hub_that_fails_altogether_ends_it_and_keeps_what_was_resolved(server, config, monkeypatch):
+def test_a_repository_that_fails_is_named_and_the_others_are_asked(server, config, monkeypatch):
     folder, plan = config
     monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
     server.fault("/revision/step30", status=503, times=math.inf)
     (failed,) = resolve.resolve(plan("sciq"), folder)
-    assert "the hub failed 6 times" in failed
+    assert failed.startswith("tiny/model at revision step30: the hub failed 6 times")
     assert list(read(folder / "trajectories", "tiny")["revisions"]) == ["step20"]
-    assert not (folder / "datasets/locks/allenai--sciq.json").exists()
+    assert (folder / "datasets/locks/allenai--sciq.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (b"<html>Please log in</html>", "it is not JSON"),
+        (b"[]", "it holds no keys and values, but list"),
+        (b'{"sha": "../../x", "siblings": []}', r"`sha`: '\.\./\.\./x' is no commit"),
+        (
+            b'{"sha": "%s", "siblings": [{"rfilename": "a", "size": null, "blobId": ""}]}' % (b"0" * 40),
+            "None is not of",
+        ),
+    ],
+    ids=["html", "list", "hash", "null"],
+)
+def test_a_hub_that_lies_locks_nothing_and_stops_nothing(server, config, monkeypatch, lie, message):
+    folder, plan = config
+    for where in ("/models/tiny/model/revision/step20", "/datasets/lighteval/siqa"):
+        server.fault(where, says=lie)
+    study = plan("social_iqa", "sciq", corpora={"newest": CORPUS})
+    monkeypatch.setattr(resolve, "load_plan", lambda: study)
+    monkeypatch.setattr(resolve, "FOLDER", folder)
+    monkeypatch.setattr(sys, "argv", ["resolve"])
+    with pytest.raises(SystemExit, match=message) as ended:
+        resolve.main()
+    trajectory, dataset = str(ended.value).split("\n")
+    assert trajectory.startswith("tiny/model at revision step20: the hub's answer is none that a hub gives (")
+    assert dataset.startswith(f"lighteval/siqa at revision {BRANCH}: the hub's answer is none that a hub gives (")
+    assert list(read(folder / "trajectories", "tiny")["revisions"]) == ["step30"]
+    locked = {path.stem for path in (folder / "datasets/locks").iterdir()}
+    assert locked == {"allenai--sciq", "org--texts"}
+
+
+def test_a_hub_that_fails_altogether_ends_it(server, config, monkeypatch):
+    folder, plan = config
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    server.fault(status=503, times=math.inf)
+    *failed, left = resolve.resolve(plan("sciq", "social_iqa"), folder)
+    assert [note.split(":")[0] for note in failed] == [
+        "tiny/model at revision step20",
+        f"allenai/sciq at revision {BRANCH}",
+    ]
+    assert left == "two repositories in a row: 1 more are not asked for"
 
 
 def test_what_moved_is_said_and_not_followed(server, config):
@@ -219,17 +263,29 @@ def test_code_that_was_pinned_after_the_lock_joins_it_from_the_locked_commit(ser
     assert entry["files"]["modeling.py"]["bytes"] == len("pass")
 
 
+def entry(**wrong):
+    """A lock of one revision."""
+    known = {"repo": "tiny/model", "commit": "0" * 40, "files": {}}
+    return json.dumps({"revisions": {"step30": known | wrong}})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"revisions": {},}', "JSONDecodeError"),
-        ('{"step30": {}}', "KeyError"),
-        ('{"revisions": {"step30": {"repo": "tiny/model", "commit": "main", "files": {}}}}', "main is no commit"),
+        ('{"revisions": {},}', "it is not JSON: Expecting property name"),
+        ("[" * 100_000, "it is nested deeper than 64 levels"),
+        ('{"step30": {}}', "'revisions' is a required property"),
+        (entry(commit="main"), "`revisions.step30.commit`: 'main' is no commit"),
+        (entry(repo="../model"), r"'\.\./model' is no name of a repository"),
+        (entry(files={"../up": {"bytes": 1, "blob": "0" * 40}}), r"'\.\./up' is no file of a repository"),
         (
-            '{"revisions": {"step30": {"repo": "tiny/model", "commit": "%s", "files": {"../up": {}}}}}' % ("0" * 40),
-            r"\.\./up is no file of a repository",
+            entry(files={"up": {"bytes": None, "blob": "0" * 40}}),
+            r"`revisions.step30.files.up.bytes`: None is not of type",
         ),
+        (entry(files={"up": {"bytes": 1, "sha256": "../x"}}), r"'\.\./x' is no SHA-256"),
+        (entry(files={"up": {"bytes": 1}}), "is not valid under any of the given schemas"),
     ],
+    ids=range(9),
 )
 def test_a_lock_that_is_none_is_named(config, content, message):
     folder, plan = config

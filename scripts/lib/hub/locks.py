@@ -4,13 +4,13 @@ A published trajectory has one, `config/trajectories/locks/NAME.json`, and so ha
 `config/datasets/locks/OWNER--NAME.json`.
 """
 
-import json
 import re
 from pathlib import Path
 
+from scripts.lib.hub import answers
 from scripts.lib.runtime import manifests
 
-COMMIT = re.compile("[0-9a-f]{40}")
+COMMIT = re.compile(answers.COMMIT)
 CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps its conversion of a data set
 
 
@@ -33,17 +33,9 @@ def read(folder: Path | str, name: str) -> dict:
     if not path.is_file():
         return {"revisions": {}}
     try:
-        lock = json.loads(path.read_text())
-        for entry in [*lock["revisions"].values(), *filter(None, [lock.get("tokenizer")])]:
-            if not COMMIT.fullmatch(entry["commit"]) or not isinstance(entry["repo"], str):
-                raise ValueError(f"{entry['commit']} is no commit")
-            if outside := [file for file in entry["files"] if ".." in Path(file).parts or Path(file).is_absolute()]:
-                raise ValueError(f"{outside[0]} is no file of a repository")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no lock ({type(error).__name__}: {error}); mend it, or delete it and run `make resolve`"
-        ) from error
-    return lock
+        return answers.read(path.read_bytes(), answers.LOCK)
+    except ValueError as error:
+        raise ValueError(f"{path} is no lock ({error}); mend it, or delete it and run `make resolve`") from error
 
 
 def merge(lock: dict, revision: str, found: dict) -> str | None:
@@ -66,6 +58,12 @@ def write(folder: Path | str, name: str, lock: dict) -> Path:
     path = path_of(folder, name)
     manifests.write(path, {**lock, "revisions": dict(sorted(lock["revisions"].items()))})
     return path
+
+
+def holding(commit: str, folder: Path | str = "config") -> str:
+    """The locks that have a commit, as text for messages; empty if there are none."""
+    paths = sorted(Path(folder).glob("*/locks/*.json"))
+    return ", ".join(str(path) for path in paths if commit in path.read_text(errors="replace"))
 
 
 def of_dataset(folder: Path | str, name: str, file: str) -> dict | None:

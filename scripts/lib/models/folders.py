@@ -1,17 +1,22 @@
 """Checking a Hugging Face model folder from file sizes and headers alone: cheap enough to do before any work starts."""
 
-import json
 import math
 import struct
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from scripts.lib.runtime.untrusted import LARGEST_JSON, parse_json, read_json
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the names that transformers loads, the first first
 
 
 def validate_model_folder(folder: Path | str) -> dict:
     """Check that a folder holds a whole Hugging Face model with safetensors weights; return its config.
 
     Raises:
-        ValueError: no config.json, no safetensors, a shard that the index names is missing, or a file is truncated;
-            the message names the file and what to do.
+        ValueError: no config.json, no safetensors, weight files are not those that the folder's index names, a file is
+            truncated, or two hold the same tensor; the message names the file and what to do.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -22,24 +27,50 @@ def validate_model_folder(folder: Path | str) -> dict:
     shards = weight_files(folder)
     if not shards:
         raise ValueError(f"{folder} has no weights (*.safetensors); save the model with safetensors")
+    if not (folder / INDEX).is_file() and (others := [path.name for path in shards if path.name != WHOLE]):
+        what = "take what is not the model's out" if folder / WHOLE in shards else "save the model with save_pretrained"
+        raise ValueError(f"{folder} has {', '.join(others)} and no {INDEX}; {what}")
+    where = {}
     for shard in shards:
-        if not shard.is_file():
-            raise ValueError(f"{shard} is missing although the folder's index names it; copy the folder again")
-        read_header(shard)
-    return json.loads(config.read_text())
+        for name in read_header(shard):
+            if where.setdefault(name, shard) != shard:
+                raise ValueError(f"{shard} and {where[name].name} both hold {name}; save the model again")
+    return read_json(config)
 
 
 def weight_files(folder: Path | str) -> list[Path]:
-    """The safetensors files of a model folder, as its index names them if it has one."""
+    """The safetensors files of a model folder, which its index names if it has one.
+
+    Raises:
+        ValueError: the index names other files than there are.
+    """
     folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-    return sorted(folder.glob("*.safetensors"))
+    found = {path.name: path for path in folder.glob("*.safetensors") if path.is_file()}
+    if (folder / INDEX).is_file():
+        named = set(weight_map(folder / INDEX).values())
+        for name in sorted(named - found.keys()):
+            raise ValueError(f"{folder / name} is missing although the folder's index names it; copy the folder again")
+        for name in sorted(found.keys() - named):
+            raise ValueError(f"{folder / name} is not named by the folder's index; take it out of the folder")
+    return sorted(found.values())
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Which file holds each tensor, as an index says.
+
+    Raises:
+        ValueError: it says nothing of the kind, or names files that are not of its own folder.
+    """
+    content = read_json(index).get("weight_map")
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
+        raise ValueError(f"{index} has no `weight_map` of tensors to files; copy it again")
+    if outside := sorted(name for name in set(content.values()) if Path(name).name != name):
+        raise ValueError(f"{index} names {outside[0]!r}, which is no file of its own folder and is not read")
+    return content
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Tensors of a safetensors file by name (dtype, shape, data_offsets), checked against the file's size.
+    """Tensors of a safetensors file by name (dtype, shape, data_offsets), which cover the file, by its own library.
 
     The format is 8 bytes with the header's length, a JSON header, then the data.
 
@@ -52,12 +83,17 @@ def read_header(path: Path) -> dict[str, dict]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size - 8:
                 raise ValueError("its header is cut off")
-            header = json.loads(file.read(length))
+            if length > LARGEST_JSON:
+                raise ValueError(f"its header has {length} bytes, and no more than {LARGEST_JSON} are read")
+            header = parse_json(file.read(length), "its header")
         header.pop("__metadata__", None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if end != size:
             raise ValueError(f"it has {size} bytes and should have {end}")
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+        with safe_open(path, "np") as opened:
+            if set(opened.keys()) != header.keys():
+                raise ValueError("its header names a tensor twice")
+    except (struct.error, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}; copy it again") from error
     return header
 

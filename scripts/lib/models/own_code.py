@@ -5,12 +5,19 @@ The marker is a file of a model folder that no hub and no user's folder can brin
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.untrusted import read_json
 
 MARKER = "remote_code.sha256"
+# Keys of a config, at any depth, by which transformers takes code from a hub, other files or other implementations ...
+CHOICES = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+CHOICES += ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
+CHOICES += ("use_kernels", "kernel_config", "fusion_config", "distributed_config")
+HARMLESS = (None, False, "eager", "sdpa", "grouped_mm", "batched_mm")  # ... and values that choose its own code
 CLASSES = ("AutoConfig", "AutoModelForCausalLM")  # what is loaded here, as `auto_map` of config.json calls it
 
 
@@ -48,6 +55,30 @@ def is_trusted(folder: Path | str) -> bool:
         if others:
             raise ValueError(f"{folder}/{name}: `auto_map` names {', '.join(others)}, which {MARKER} does not have")
     return True
+
+
+def drop_choices(config: Path) -> None:
+    """Write a config.json anew without what chooses code; one that has nothing such stays as it is.
+
+    Raises:
+        ValueError: it is no JSON object, or none that any model has.
+    """
+    content = read_json(config)
+    if dropped := sorted(set(choices(content))):
+        config.unlink()  # it may be a link to what was fetched
+        config.write_text(json.dumps(content, indent=1))
+        logging.getLogger("trajquant").warning("config.json: %s chooses code, and is left out", ", ".join(dropped))
+
+
+def choices(content: dict | list) -> list[str]:
+    """Take what chooses code out of a config, at any depth, and give its keys."""
+    values, found = content, []
+    if isinstance(content, dict):
+        found = [name for name, value in content.items() if name in CHOICES and value not in HARMLESS]
+        for name in found:
+            del content[name]
+        values = content.values()
+    return found + [name for value in values if isinstance(value, dict | list) for name in choices(value)]
 
 
 def files_of(references: dict | list | str | None) -> set[str]:

@@ -1,0 +1,396 @@
+"""fetch and publish on files of a hub, or of a user's folder, that lie: refused with a reason, and no more.
+
+Real models of two classes, served by the local hub whole, then with one thing wrong.
+"""
+
+import io
+import json
+import pickle
+import re
+import struct
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from transformers import AutoModelForCausalLM
+
+from scripts.fetch import fetch_checkpoint
+from scripts.lib.hub import client
+from scripts.lib.models.loading import load_dense
+from scripts.publish import publish_own
+from tests.hub import connect
+from tests.hub.server import Hub
+
+REPO, IDENTITY = "org/model", {"trajectory": "run", "checkpoint": "step-10", "source": "hub"}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+one_class = pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)  # where the class makes no difference
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with Hub(tmp_path / "hub") as server:
+        connect(server, monkeypatch)
+        monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
+        yield server
+
+
+@pytest.fixture
+def files(tiny_model):
+    """A whole model as a repository has it."""
+    return {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+
+
+@pytest.fixture
+def take(server, tmp_path, tiny_tokenizer):
+    """A function that fetches a repository of some files and gives the checkpoint's manifest."""
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+
+    def run(files):
+        server.add(REPO, "main", files)
+        resolved = client.resolve(REPO, "main", client.model_files)
+        places = tmp_path / "tokenizer", tmp_path / "state", tmp_path / "model"
+        manifest = fetch_checkpoint(resolved, *places, {}, IDENTITY)
+        assert {path.name for path in tmp_path.iterdir()} == {"hub", "tokenizer", "state", "model"}
+        return manifest
+
+    return run
+
+
+def require_refused(manifest: dict, folder: Path, message: str) -> None:
+    assert manifest["status"] == "refused"
+    assert re.search(message, manifest["reason"]), manifest["reason"]
+    assert manifest["reason"].startswith(f"{REPO} at ")
+    assert not re.search(r"weights_only|/state|\.tmp", manifest["reason"])
+    assert list(folder.iterdir()) == []
+
+
+def pickled(content: object, **settings) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **settings)
+    return file.getvalue()
+
+
+def header_of(content: bytes) -> tuple[dict, bytes]:
+    """The header and the data of a safetensors file."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def with_header(header: str | dict, data: bytes) -> bytes:
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def edited(content: bytes, **changes) -> bytes:
+    """A config with other values."""
+    return json.dumps(json.loads(content) | changes).encode()
+
+
+def in_shards(files: dict, shards: tuple[str, str], write, index: str) -> dict:
+    """A repository with its weights in two files, and their index."""
+    tensors = load(files[WEIGHTS])
+    where = {name: shards[number % 2] for number, name in enumerate(sorted(tensors))}
+    parts = {shard: write({name: tensors[name] for name in where if where[name] == shard}) for shard in shards}
+    others = {name: content for name, content in files.items() if name != WEIGHTS}
+    return others | parts | {index: json.dumps({"metadata": {"total_size": 1}, "weight_map": where}).encode()}
+
+
+save_weights = partial(save, metadata={"format": "pt"})
+
+
+def whole(files):
+    return files
+
+
+def sharded(files):
+    return in_shards(files, SHARDS, save_weights, INDEX)
+
+
+def of_pickles(files):
+    return in_shards(
+        files, ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"), pickled, BIN_INDEX
+    )
+
+
+def of_old_pickle(files):
+    rest = {name: content for name, content in files.items() if name != WEIGHTS}
+    return rest | {BIN: pickled(load(files[WEIGHTS]), _use_new_zipfile_serialization=False)}
+
+
+def of_one_numbered_pickle(files):
+    rest = {name: content for name, content in of_old_pickle(files).items() if name != BIN}
+    tensors, name = load(files[WEIGHTS]), "pytorch_model-00001-of-00001.bin"
+    return rest | {name: pickled(tensors), BIN_INDEX: json.dumps({"weight_map": dict.fromkeys(tensors, name)}).encode()}
+
+
+def with_others(files):
+    """Further weights, as some publishers put beside theirs, and as transformers does not read them."""
+    return sharded(files) | {"consolidated.safetensors": save({"other": torch.ones(2)})}
+
+
+def with_a_stale_index(files):
+    return files | {INDEX: json.dumps({"metadata": {}, "weight_map": {"a": "gone.safetensors"}}).encode()}
+
+
+HONEST = [whole, sharded, of_pickles, of_old_pickle, of_one_numbered_pickle, with_others, with_a_stale_index]
+
+
+@pytest.mark.parametrize("form", HONEST)
+def test_whole_models_are_taken(take, files, form, tmp_path, tiny_model):
+    manifest = take(form(files))
+    assert manifest["status"] == "ok", manifest["reason"]
+    found, expected = load_dense(tmp_path / "model").state_dict(), load_dense(tiny_model).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert manifest["files"].keys() >= {path.name for path in (tmp_path / "model").glob("*.safetensors")}
+    assert not (tmp_path / "model/consolidated.safetensors").exists()
+
+
+def test_old_buffers_and_tied_weights_are_taken(take, files, tmp_path):
+    """What the class itself passes over: masks and frequencies in old files, a head that is the embedding."""
+    config, tensors = json.loads(files["config.json"]), load(files[WEIGHTS])
+    if config["model_type"] == "gpt_neox":
+        of_block = "gpt_neox.layers.{}.attention."
+        for block in range(2):
+            tensors[of_block.format(block) + "bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+            tensors[of_block.format(block) + "masked_bias"] = torch.tensor(-1e9)
+            tensors[of_block.format(block) + "rotary_emb.inv_freq"] = torch.ones(4)
+    else:
+        del tensors["lm_head.weight"]
+        files = files | {"config.json": edited(files["config.json"], tie_word_embeddings=True)}
+    manifest = take(files | {WEIGHTS: save_weights(tensors)})
+    assert manifest["status"] == "ok", manifest["reason"]
+    load_dense(tmp_path / "model")
+
+
+ASKS_FOR_MORE = {"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4]}}
+
+
+def overlapping(content: bytes) -> bytes:
+    """A file whose second tensor begins where the first does."""
+    header, data = header_of(content)
+    places = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+    second = sorted(places)[1]
+    second[:] = [0, second[1] - second[0]]
+    return with_header(header, data)
+
+
+def without_first(tensors: dict) -> dict:
+    return {name: tensors[name] for name in sorted(tensors)[1:]}
+
+
+def with_shape(tensors: dict) -> dict:
+    return tensors | {sorted(tensors)[-1]: torch.zeros(3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: without_first(tensors), r"does not load: missing: \w+"),
+        (lambda tensors: tensors | {"extra.weight": torch.ones(2)}, "does not load: unexpected: extra.weight"),
+        (with_shape, r"does not load: mismatched: \S+ is \[3, 5\], not \[\d+"),
+        (lambda tensors: {}, "does not load: missing: .* and 1[0-9] more|does not load: missing: .* and 2[0-9] more"),
+        (lambda tensors: tensors | {"a\n\x1b[2J<img src=x>": torch.ones(2)}, r"unexpected: a  \[2J<img"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_model_are_refused(take, files, tmp_path, change, message):
+    manifest = take(files | {WEIGHTS: save_weights(change(load(files[WEIGHTS])))})
+    require_refused(manifest, tmp_path / "model", message)
+
+
+@one_class
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (overlapping, f"{WEIGHTS} is truncated or not a safetensors file"),
+        (lambda content: content[:-4], "it has .* bytes and should have"),
+        (lambda content: content + b"\0" * 8, "it has .* bytes and should have"),
+        (lambda content: struct.pack("<Q", 2**62) + content[8:], "its header is cut off"),
+        (lambda content: with_header('{"a":' * 5000 + "1" + "}" * 5000, b""), "its header is nested deeper than 64"),
+        (lambda content: with_header(ASKS_FOR_MORE, b"1234"), "is truncated or not a safetensors file"),
+        (lambda content: with_header("[1]", b""), "its header holds no keys and values"),
+    ],
+)
+def test_headers_that_lie_are_refused(take, files, tmp_path, change, message):
+    require_refused(take(files | {WEIGHTS: change(files[WEIGHTS])}), tmp_path / "model", message)
+
+
+@one_class
+def test_a_tensor_in_two_files_is_refused(take, files, tmp_path):
+    first, second = SHARDS
+    hostile = sharded(files)
+    hostile[second] = save_weights(load(hostile[second]) | load(hostile[first]))
+    require_refused(take(hostile), tmp_path / "model", f"{second} and {first} both hold")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, r"its config\.json asks for too much: `num_hidden_layers` is 1000000000"),
+        ({"num_labels": 10**11}, "`num_labels` is 100000000000"),
+        ({"num_hidden_layers": 9000}, r"the model has more than \d+ tensors, far more than the files"),
+        ({"vocab_size": 10**12}, "does not load: mismatched"),
+        ({"vocab_size": 10**19}, r"transformers makes no model of its config\.json \(TypeError"),
+        ({"num_attention_heads": 0}, r"no model of its config\.json \(ZeroDivisionError"),
+        ({"hidden_size": "many"}, r"no model of its config\.json"),
+        ({"transformers_weights": "../other.safetensors"}, "`transformers_weights` chooses other weight files"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized files of `awq` are not read"),
+    ],
+)
+def test_configs_that_make_another_model_are_refused(take, files, tmp_path, changes, message):
+    config = {"config.json": edited(files["config.json"], **changes)}
+    require_refused(take(files | config), tmp_path / "model", message)
+
+
+@one_class
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a":' * 90 + b"1" + b"}" * 90, "is nested deeper than 64 levels"),
+        (b"[" * 10**6, "is nested deeper than 64 levels"),
+        (b"<!doctype html>", "is not JSON"),
+        (b"[]", "holds no keys and values"),
+    ],
+)
+def test_configs_that_are_none_are_refused(take, files, tmp_path, name, content, message):
+    require_refused(take(files | {name: content}), tmp_path / "model", rf"{name} {message}")
+
+
+def lie(form, index, name):
+    """A repository whose index takes one tensor from another place."""
+
+    def change(files, place):
+        hostile = form(files)
+        content = json.loads(hostile[index])
+        content["weight_map"][sorted(content["weight_map"])[0]] = name.format(place)
+        return hostile | {index: json.dumps(content).encode()}
+
+    return change
+
+
+def index_of(content):
+    return lambda files, place: sharded(files) | {INDEX: content}
+
+
+@one_class
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lie(sharded, INDEX, "{}/outside.safetensors"), f"{INDEX} names '/.*', which is no file of its own folder"),
+        (lie(sharded, INDEX, "../outside.safetensors"), f"{INDEX} names '../outside.safetensors', which is no file"),
+        (lie(sharded, INDEX, "nowhere.safetensors"), f"{INDEX} names 'nowhere.safetensors', which is no weight file"),
+        (lie(sharded, INDEX, "config.json"), f"{INDEX} names 'config.json', which is no weight file"),
+        (lie(of_pickles, BIN_INDEX, "../outside.bin"), f"{BIN_INDEX} names '../outside.bin', which is no file"),
+        (lie(of_pickles, BIN_INDEX, "nowhere.bin"), f"{BIN_INDEX} names 'nowhere.bin', which is no weight file"),
+        (index_of(b'{"weight_map": [1]}'), f"{INDEX} has no `weight_map` of tensors to files"),
+        (index_of(b'{"weight_map": {"a": 1}}'), f"{INDEX} has no `weight_map` of tensors to files"),
+        (index_of(b'{"a":' * 5000 + b"1" + b"}" * 5000), f"{INDEX} is nested deeper than 64"),
+        (index_of(json.dumps({"metadata": {}, "weight_map": {"a": SHARDS[0]}}).encode()), "does not load: missing"),
+    ],
+)
+def test_an_index_that_names_other_files_is_refused(take, files, tmp_path, change, message):
+    outside = save_weights(load(files[WEIGHTS]))
+    (tmp_path / "hub/outside.safetensors").write_bytes(outside)
+    manifest = take(change(files, tmp_path / "hub"))
+    require_refused(manifest, tmp_path / "model", message)
+
+
+@one_class
+def test_an_index_that_transformers_does_not_load_is_refused(take, files, tmp_path):
+    hostile = sharded(files)
+    content = json.loads(hostile[INDEX])
+    del content["metadata"]
+    manifest = take(hostile | {INDEX: json.dumps(content).encode()})
+    require_refused(manifest, tmp_path / "model", f"{INDEX} has no `metadata`")
+
+
+@one_class
+def test_weights_that_transformers_would_not_find_are_refused(take, files, tmp_path):
+    hostile = files | {"weights.safetensors": files[WEIGHTS]}
+    del hostile[WEIGHTS]
+    require_refused(take(hostile), tmp_path / "model", f"it has neither {WEIGHTS} nor {INDEX}")
+
+
+class Opens:
+    def __reduce__(self):
+        return (open, (CANARY, "w"))
+
+
+CANARY = "touched-by-a-pickle"
+ROW = torch.zeros(100_000)
+
+
+@one_class
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickled({"a": ROW.expand(10_000, -1)}), r"a has 4000000000 bytes by its shape, of 400000 that are stored"),
+        (pickled({"a": torch.zeros(1).expand(10**6, 10**7)}), r"a has 40000000000000 bytes by its shape, of 4 that"),
+        (pickled({"a": ROW.as_strided((99_000, 1000), (1, 1))}), "a has 396000000 bytes by its shape, of 400000"),
+        (pickled({str(number): ROW for number in range(100)}), r"has \d+ bytes, and its tensors 40000000 by their"),
+        (pickled({"a": Opens()}), r"holds more than weights and is not opened: it asks for (_?io|builtins)\.open"),
+        (pickle.dumps(Opens()), "holds more than weights and is not opened"),
+        (pickled({"a": {"b": ROW}}), "holds something else than dense tensors by name"),
+        (pickled([ROW]), "holds something else than dense tensors by name"),
+        (pickled({"a": torch.ones(3).to_sparse()}), "holds something else than dense tensors by name"),
+        (pickled({"a": torch.empty(10**9, device="meta")}), "holds something else than dense tensors by name"),
+        (pickled({"a": ROW})[:-100], "is damaged or cut off"),
+        (pickled({"a": ROW})[:1000], "is damaged or cut off"),
+        (pickled({"a": ROW}, _use_new_zipfile_serialization=False)[:-100], "is damaged or cut off"),
+        (b"<html>", "is damaged or cut off"),
+        (b"", "is damaged or cut off"),
+    ],
+    ids=str.split(
+        "expanded vast overlapping repeated code bare-code nested list sparse empty cut short old-cut html none"
+    ),
+)
+def test_pickles_that_are_bombs_or_no_weights_are_refused(take, files, tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    manifest = take({"config.json": files["config.json"], BIN: content})
+    require_refused(manifest, tmp_path / "model", f"{BIN}:? {message}")
+    assert not (tmp_path / CANARY).exists()
+
+
+@one_class
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda files: {INDEX: sharded(files)[INDEX]}, f"{SHARDS[0]} is missing although the folder's index names it"),
+        (
+            lambda files: {"other.safetensors": save({"x": torch.ones(1)})},
+            "has other.safetensors and no .*; take what",
+        ),
+        (lambda files: {WEIGHTS: save_weights(without_first(load(files[WEIGHTS])))}, "does not load: missing"),
+        (lambda files: {"config.json": b'{"model_type": "own"}'}, r"no model of its config\.json"),
+        (lambda files: {INDEX: b'{"weight_map": {"a": "/etc/passwd"}}'}, f"{INDEX} names '/etc/passwd', which is no"),
+        (lambda files: sharded(files), "is not named by the folder's index; take it out of the folder"),
+    ],
+)
+def test_a_users_folder_that_does_not_load_is_refused(files, tmp_path, content, message):
+    (tmp_path / "own").mkdir()
+    for name, text in (files | content(files)).items():
+        (tmp_path / "own" / name).write_bytes(text)
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    assert re.search(message, manifest["reason"]), manifest["reason"]
+    assert str(tmp_path / "own") in manifest["reason"]
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_users_folder_of_links_is_published(tiny_model, tmp_path):
+    """As the cache of huggingface_hub keeps models: files are links to elsewhere, and that is the user's own choice."""
+    (tmp_path / "own").mkdir()
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "blobs", max_shard_size="20KB")
+    for path in (tmp_path / "blobs").iterdir():
+        (tmp_path / "own" / path.name).symlink_to(path)
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "ok"
+    assert len([name for name in manifest["files"] if name.endswith(".safetensors")]) > 1
+    assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
