@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts import fetch_dataset
-from scripts.lib.hub import client, locks
+from scripts.lib.hub import client, locks, patience
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress
 from scripts.lib.study import needs
@@ -54,7 +54,7 @@ def resolve(plan: Plan, folder: Path) -> list[str]:
                 notes += [note] if note else []
                 progress.update(done)
             silent = False
-        except client.Unreachable as error:
+        except patience.Unreachable as error:
             notes.append(str(error))
             if silent and left:
                 notes.append(f"two repositories in a row: {left} more are not asked for")
@@ -183,7 +183,7 @@ def telling() -> Iterator[list[str | None]]:
     notes: list[str | None] = [None]
     try:
         yield notes
-    except client.Unreachable:
+    except patience.Unreachable:
         raise
     except client.Unavailable as error:
         notes.append(str(error))

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from scripts.commands import propose
 from scripts.fetch import fetch
 from scripts.fetch_tokenizer import fetch_tokenizer
-from scripts.lib.hub import answers, client, locks
+from scripts.lib.hub import answers, client, locks, patience
 from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.publish import publish
 from tests.hub import connect
@@ -37,7 +37,7 @@ def server(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as server:
         server.add(REPO, "step1", FILES)
         connect(server, monkeypatch)
-        monkeypatch.setattr(client, "LONGEST_WAIT", 0.01)
+        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.01)
         yield server
 
 
@@ -137,10 +137,10 @@ def test_paths_of_a_listing_stay_in_their_folder(tmp_path_factory, name):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(client, "TIMEOUT", 0.2)
-    monkeypatch.setattr(client, "FIRST_LINES", 0.3)
-    monkeypatch.setattr(client, "WINDOW", 0.1)
-    monkeypatch.setattr(client, "ATTEMPTS", 2)
+    monkeypatch.setattr(patience, "TIMEOUT", 0.2)
+    monkeypatch.setattr(patience, "FIRST_LINES", 0.3)
+    monkeypatch.setattr(patience, "WINDOW", 0.1)
+    monkeypatch.setattr(patience, "ATTEMPTS", 2)
 
 
 def fetch_one(tmp_path):
@@ -151,7 +151,7 @@ def fetch_one(tmp_path):
 @pytest.mark.parametrize("where", [LISTING, DOWNLOAD])
 def test_nobody_sleeps_for_a_day(server, tmp_path, monkeypatch, where):
     slept = []
-    monkeypatch.setattr(client.time, "sleep", slept.append)
+    monkeypatch.setattr(patience.time, "sleep", slept.append)
     server.fault(where, status=429, retry_after=100_000)
     with pytest.raises(client.Unavailable, match=r"org/model .*step1|config.json: the hub asks to wait for 100000 s"):
         fetch_one(tmp_path)
@@ -161,12 +161,12 @@ def test_nobody_sleeps_for_a_day(server, tmp_path, monkeypatch, where):
 @pytest.mark.parametrize("where", [LISTING, DOWNLOAD])
 def test_what_is_slept_is_bounded_in_sum_and_said(server, tmp_path, monkeypatch, caplog, where):
     slept = []
-    monkeypatch.setattr(client.time, "sleep", slept.append)
+    monkeypatch.setattr(patience.time, "sleep", slept.append)
     server.fault(where, status=503, retry_after=400, times=math.inf)
     with caplog.at_level(logging.WARNING), pytest.raises(client.Unavailable, match="asks to wait for 400 s; run again"):
         fetch_one(tmp_path)
     assert slept == [400, 400]
-    assert sum(slept) <= client.LONGEST_WAITED
+    assert sum(slept) <= patience.LONGEST_WAITED
     told = [record.getMessage() for record in caplog.records if record.name == "trajquant"]
     assert len(told) == 2
     assert re.fullmatch(r"org/model at .*: status 503: waiting for the hub until \d\d:\d\d:\d\d", told[0])
@@ -191,7 +191,7 @@ def test_a_wait_that_is_none_is_not_taken(server, tmp_path, value):
 def test_a_hub_that_says_nothing_or_little_is_left(server, tmp_path, impatient, where, fault, message):
     server.fault(where, times=math.inf, **fault)
     start = time.monotonic()
-    with pytest.raises(client.Unreachable, match=f"the hub failed 2 times, last: ({message})"):
+    with pytest.raises(patience.Unreachable, match=f"the hub failed 2 times, last: ({message})"):
         fetch_one(tmp_path)
     assert time.monotonic() - start < 3
 
@@ -216,14 +216,14 @@ def test_what_datasets_reads_is_bounded_too(server, impatient, fault, error, mes
 
 def test_an_answer_has_to_begin(server, impatient, monkeypatch, tmp_path):
     """Also where its first lines come a byte at a time, which no timeout of the connection sees."""
-    monkeypatch.setattr(client, "TIMEOUT", 60)
+    monkeypatch.setattr(patience, "TIMEOUT", 60)
     server.fault(DOWNLOAD, delay=5, times=math.inf)
-    with pytest.raises(client.Unreachable, match=r"the hub failed 2 times, last: no answer within 0\.3 s"):
+    with pytest.raises(patience.Unreachable, match=r"the hub failed 2 times, last: no answer within 0\.3 s"):
         fetch_one(tmp_path)
 
 
 def test_what_comes_fast_enough_may_take_its_time(server, tmp_path, impatient, monkeypatch):
-    monkeypatch.setattr(client, "SLOWEST", 5)
+    monkeypatch.setattr(patience, "SLOWEST", 5)
     server.fault(DOWNLOAD, drip=0.003)
     assert fetch_one(tmp_path).read_bytes() == FILES["config.json"]
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file, save, save_file
 
 from scripts.fetch import apart, fetch
-from scripts.lib.hub import client
+from scripts.lib.hub import client, patience
 from tests.hub import connect
 from tests.hub.server import Hub
 
@@ -37,7 +37,7 @@ def server(tmp_path, monkeypatch):
         server.add(REPO, "main", FILES)
         connect(server, monkeypatch)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-        monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
+        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 
@@ -126,9 +126,9 @@ def test_waits_are_those_that_the_hub_names_and_else_grow_to_minutes():
             "busy", response=httpx.Response(429, headers=headers, request=httpx.Request("GET", "http://hub"))
         )
 
-    assert client.wait_before(1, failed(ratelimit='"api";r=0;t=55')) == 56
-    assert client.wait_before(1, failed(**{"Retry-After": "7"})) == 7
-    waits = [client.wait_before(attempt, OSError()) for attempt in range(1, client.ATTEMPTS)]
+    assert patience.wait_before(1, failed(ratelimit='"api";r=0;t=55')) == 56
+    assert patience.wait_before(1, failed(**{"Retry-After": "7"})) == 7
+    waits = [patience.wait_before(attempt, OSError()) for attempt in range(1, patience.ATTEMPTS)]
     assert 120 < sum(waits) <= 270
 
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from scripts.fetch_dataset import fetch_dataset
-from scripts.lib.hub import client, locks
+from scripts.lib.hub import client, locks, patience
 from scripts.lib.runtime import manifests
 from tests.hub import connect
 from tests.hub.server import Hub
@@ -29,7 +29,7 @@ def server(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as server:
         server.add(f"datasets/{REPO}", locks.CONVERTED, FILES)
         connect(server, monkeypatch)
-        monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
+        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from transformers import AutoModelForCausalLM
 
 from scripts.fetch import fetch_checkpoint
-from scripts.lib.hub import client
+from scripts.lib.hub import client, patience
 from scripts.lib.models.loading import load_dense
 from scripts.publish import publish_own
 from tests.hub import connect
@@ -36,7 +36,7 @@ one_class = pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)  # w
 def server(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as server:
         connect(server, monkeypatch)
-        monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
+        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 

@@ -18,7 +18,7 @@ from scripts.lib.runtime.statements import DEFINITION, Dotted, Statement, parse
 
 # What a hub gave stays, and has its hashes; what a lock says comes as a param; what only judges files changes none.
 SHAPES_NO_NUMBERS = ("scripts/lib/runtime/logs.py", "scripts/lib/hub/client.py", "scripts/lib/hub/locks.py")
-SHAPES_NO_NUMBERS += ("scripts/lib/models/loadable.py",)
+SHAPES_NO_NUMBERS += ("scripts/lib/hub/patience.py", "scripts/lib/models/loadable.py")
 DESCRIPTION = "ABOUT"  # of a library, for plans and reports: counts only where it is used
 
 

@@ -1,0 +1,207 @@
+"""Asking a hub for something and waiting for it, within bounds; no answer may cost more than a message."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from threading import Thread
+
+import httpx
+from huggingface_hub import set_client_factory
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
+from huggingface_hub.utils._http import default_client_factory
+
+from scripts.lib.runtime.untrusted import one_line
+
+# These limits are in config/README.md.
+ATTEMPTS = 6  # of an answer or a file; with the waits below two to five minutes
+SHORTEST_WAIT, LONGEST_WAIT = 10, 120  # seconds, where a hub does not ask for another time
+LONGEST_WAITED = 900  # seconds between the attempts of an answer or a file, all told
+TIMEOUT = 60  # seconds without a byte
+FIRST_LINES = 120  # seconds until an answer's content begins
+SLOWEST, WINDOW = 10_000, 120  # bytes a second, over so many seconds
+LONGEST_HEADER = 300  # letters, of those of an error
+OWN = "patiently"  # marks requests whose waits are bounded there
+
+
+class Unavailable(Exception):
+    """The hub does not give what is asked for; the message, a line, says what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+class Unreachable(Unavailable):
+    """The hub does not answer, or only with errors; anything else that it is asked may fail too."""
+
+
+class Wrong(Exception):
+    """The hub gave another file than it should."""
+
+
+def patiently(call, what: str):
+    """The result of a call to the hub, tried again where the hub is busy or the network fails; a wrong file, once.
+
+    Waits double from `SHORTEST_WAIT` to `LONGEST_WAIT`, with a random share, where the hub does not say how long.
+
+    Raises:
+        Unavailable: the hub says that it will not give this, asks to wait too long, or all attempts failed.
+    """
+    waited, wrong = 0.0, False
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except Wrong as error:
+            if wrong:
+                raise Unavailable(f"{what} came twice with another hash or size than {error}") from error
+            wrong = True
+            logging.getLogger("trajquant").warning("%s came with another hash or size; once more", what)
+            continue
+        except (RevisionNotFoundError, EntryNotFoundError) as error:
+            raise Unavailable(f"{what}: the hub has no such revision or file") from error
+        except GatedRepoError as error:
+            raise Unavailable(f"{what}: access is granted by its owners; ask there, then set HF_TOKEN") from error
+        except RepositoryNotFoundError as error:
+            raise Unavailable(f"{what}: there is no such repository, or it is private: set HF_TOKEN") from error
+        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            if status in (401, 403):
+                raise Unavailable(f"{what}: the hub refuses ({status}); set HF_TOKEN to a valid token") from error
+            if is_of_this_machine(error):
+                raise
+            if status and status < 500 and status != 429:
+                raise Unavailable(f"{what}: the hub answers {status}; are its names right, and HF_ENDPOINT?") from error
+            if attempt == ATTEMPTS:
+                raise Unreachable(f"{what}: the hub failed {ATTEMPTS} times, last: {error}") from error
+            wait = wait_before(attempt, error)
+            if waited + wait > LONGEST_WAITED:
+                raise Unavailable(f"{what}: the hub asks to wait for {wait:.0f} s; run again then") from error
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
+            reason = one_line(f"{what}: {f'status {status}' if status else type(error).__name__}")
+            logging.getLogger("trajquant").warning("%s: waiting for the hub until %s", reason, until)
+            time.sleep(wait)
+            waited += wait
+
+
+def is_of_this_machine(error: Exception) -> bool:
+    """Whether an error is of the disk, not of the network: those of huggingface_hub have no number."""
+    return (
+        isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError) and error.errno is not None
+    )
+
+
+def wait_before(attempt: int, error: Exception) -> float:
+    """Seconds to wait after a failed attempt, the first being 1."""
+    asked = asked_wait(error.response.headers) if isinstance(error, HfHubHTTPError) else None
+    return min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0) if asked is None else asked
+
+
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a hub asks to wait for, if it does."""
+    asked = headers.get("Retry-After", "")
+    try:
+        limit = parse_ratelimit_headers(headers)
+        wait = limit.reset_in_seconds + 1.0 if limit and limit.remaining == 0 else float(int(asked.encode("ascii")))
+        return max(0.0, wait)
+    except (ValueError, OverflowError):  # none is asked for, or nonsense
+        return None
+
+
+@contextmanager
+def opened(url: str, asked: dict | None = None, headers: dict | None = None) -> Iterator[httpx.Response]:
+    """The answer to a GET, not an error, its content still to be read.
+
+    A hub that sends what comes before the content at a byte a minute keeps to every timeout of httpx.
+    """
+    session, headers = get_session(), build_hf_headers() | {"Accept-Encoding": "identity"} | (headers or {})
+    request = session.build_request("GET", url, params=asked, headers=headers, timeout=TIMEOUT, extensions={OWN: True})
+    response = within(FIRST_LINES, lambda: session.send(request, stream=True, follow_redirects=True))
+    try:
+        if response.is_error:  # without its content, which may have no end, too
+            told = [(name, value) for name, value in response.headers.raw if len(value) < LONGEST_HEADER]
+            told = [(name, value) for name, value in told if not name.lower().startswith(b"content-")]
+            hf_raise_for_status(httpx.Response(response.status_code, headers=told, request=response.request))
+        yield response
+    finally:
+        response.close()
+
+
+def within(seconds: float, call: Callable):
+    """The result of a call that may take so long.
+
+    Raises:
+        TimeoutError: it takes longer; it is left to itself then, and ends with this process at the latest.
+    """
+    future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # raised where the result is asked for
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError as error:
+        if future.done():
+            raise
+        raise TimeoutError(f"no answer within {seconds} s") from error
+
+
+class FastEnough(httpx.SyncByteStream):
+    """An answer's content, as fast as is waited for: in any window of waiting, however long the reader takes."""
+
+    def __init__(self, stream: httpx.SyncByteStream):
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The chunks; a TimeoutError where they come more slowly."""
+        chunks, waited, received = iter(self.stream), 0.0, 0
+        while True:
+            since = time.monotonic()
+            chunk = next(chunks, None)
+            waited += time.monotonic() - since
+            if chunk is None:
+                return
+            received += len(chunk)
+            if waited >= WINDOW:
+                if received < SLOWEST * waited:
+                    raise TimeoutError(f"it sent {received / waited:.0f} bytes a second, and {SLOWEST} are waited for")
+                waited, received = 0.0, 0
+            yield chunk
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def bound(response: httpx.Response) -> None:
+    """Bound how slowly an answer's content may come, and how long the library itself would sleep before it asks again.
+
+    Raises:
+        Unavailable: the hub asks for longer.
+    """
+    response.stream = FastEnough(response.stream)
+    wait = asked_wait(response.headers)
+    if response.is_error and not response.request.extensions.get(OWN) and wait and wait > LONGEST_WAITED:
+        raise Unavailable(f"{response.request.url}: the hub asks to wait for {wait:.0f} s; run again then")
+
+
+def bounded_client() -> httpx.Client:
+    """The client of huggingface_hub, by which `datasets` reads too, within the limits of this file."""
+    found = default_client_factory()
+    found.timeout = TIMEOUT
+    found.event_hooks["response"].append(bound)
+    return found
+
+
+set_client_factory(bounded_client)
