@@ -12,7 +12,7 @@ import yaml
 
 from scripts.commands import prefetch, resolve
 from scripts.lib.data import suites
-from scripts.lib.hub import client, locks, patience
+from scripts.lib.hub import locks, patience
 from scripts.lib.runtime.config_files import ConfigError, read_yaml
 from scripts.lib.study.plan import make_plan
 from tests.hub import connect
