@@ -157,9 +157,7 @@ def config_files(study: str = "", *more: str) -> list[Path]:
         ConfigError: there is no such study.
     """
     path = Path(f"config/studies/{study}.yaml")
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
-        raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
+    require_name(study, [found.stem for found in path.parent.glob("*.yaml")], "study", "STUDY=NAME")
     require_one_study((path, *more))
     return [path, *map(Path, more)]
 
