@@ -52,9 +52,9 @@ def render(plan: Plan, going_on: bool) -> Path:
         table.write_parquet(place / "tables" / f"{name}.parquet")
         table.write_csv(place / "tables" / f"{name}.csv")
     html = place / f"{study['name']}.html"
-    report(
-        study["name"], study["title"], place / "tables", TEMPLATE, PAGE, html, html.with_suffix(".ipynb"), bool(rows)
-    )
+    outputs = html, html.with_suffix(".ipynb")
+    theme = plan.config["plot"]
+    report(study["name"], study["title"], theme, place / "tables", TEMPLATE, PAGE, *outputs, bool(rows))
     return html
 
 

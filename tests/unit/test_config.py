@@ -52,6 +52,22 @@ def test_mistakes_in_a_trajectory(content, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"style": "tick"}, "config: `plot.style`: 'tick' is not one of white, dark, whitegrid, darkgrid, ticks"),
+        ({"context": "print"}, "config: `plot.context`: 'print' is not one of paper, notebook, talk, poster"),
+        ({"font_scale": 0}, "config: `plot.font_scale`: 0 is less than or equal to the minimum of 0"),
+        ({"font": "Arial"}, "config: unknown key `plot.font`; there are: context, font_scale, palette, style"),
+    ],
+)
+def test_mistakes_in_the_theme_of_figures(changes, message):
+    config = read_yaml("config/default.yaml") | read_yaml("config/studies/demo.yaml")
+    with pytest.raises(ConfigError) as caught:
+        validate(config | {"plot": config["plot"] | changes}, "config", "config")
+    assert str(caught.value) == message
+
+
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(ConfigError, match="did you mean `rtn-w3-g32`"):
         load_recipe("config/recipes", "rtn-w3-g33")
