@@ -144,11 +144,15 @@ def report_and_figures():
 
 
 def loss_tables(cells):
-    return [PATHS.loss(*cell.names, corpus=name) for cell in cells for name in PLAN.losses[cell]]
+    return measured_by("evaluate_loss", cells)
 
 
 def task_tables(cells):
-    return [PATHS.tasks(*cell.names, suite=name) for cell in cells for name in PLAN.tasks[cell]]
+    return measured_by("evaluate_tasks", cells)
+
+
+def measured_by(stage, cells):
+    return [table for cell in cells for measuring, _, table in PLAN.evaluations(cell) if measuring == stage]
 
 
 # --- controlled runs ---------------------------------------------------------------------------------------------------
