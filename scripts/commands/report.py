@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib.analysis.tables import MISSING
+from scripts.lib.analysis.tables import MISSING, write_csv
 from scripts.lib.cluster import runs
 from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
 from scripts.lib.runtime.config_files import ConfigError
@@ -50,7 +50,7 @@ def render(plan: Plan, going_on: bool) -> Path:
     (place / "tables").mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.write_parquet(place / "tables" / f"{name}.parquet")
-        table.write_csv(place / "tables" / f"{name}.csv")
+        write_csv(table, place / "tables" / f"{name}.csv")
     html = place / f"{study['name']}.html"
     outputs = html, html.with_suffix(".ipynb")
     theme = plan.config["plot"]

@@ -110,6 +110,42 @@ def test_a_tab_or_a_bad_indent_is_shown(tmp_path, text, said):
     assert said in str(caught.value)
 
 
+def laughs(levels: int) -> str:
+    """A YAML bomb: each level holds the one before nine times."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    return "\n".join([*lines, *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels))])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (laughs(30), "holds more than 100,000 values, aliases (`*name`) counted as what they stand for"),
+        ("a: &a {<<: [*b]}", "is not valid YAML"),
+        ("a: &a [*a]", "is nested too deeply"),
+        ("a: &a {b: *a}", "is nested too deeply"),
+        ("a: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("__use_yte__: true\n?import os: 1\n", "templates are not evaluated here: remove `__use_yte__`"),
+    ],
+)
+def test_yaml_that_explodes_or_runs_is_refused(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert str(caught.value).startswith(f"{tmp_path}/a.yaml ") or f"{tmp_path}/a.yaml: " in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_aliases_that_save_lines_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: 1}\nc: {<<: *a, d: 2}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1}, "c": {"b": 1, "d": 2}}
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not text in UTF-8: .* at byte 3"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_without_a_study_the_studies_are_listed():
     with pytest.raises(ConfigError, match=r"no study is named.*demo, methods, olmo2-1b"):
         require_study({}, "config/studies")

@@ -39,7 +39,7 @@ def read(folder: Path | str, name: str) -> dict:
                 raise ValueError(f"{entry['commit']} is no commit")
             if outside := [file for file in entry["files"] if ".." in Path(file).parts or Path(file).is_absolute()]:
                 raise ValueError(f"{outside[0]} is no file of a repository")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is no lock ({type(error).__name__}: {error}); mend it, or delete it and run `make resolve`"
         ) from error
