@@ -9,6 +9,7 @@
 # %% tags=["parameters"]
 study = "demo"
 title = ""
+theme = {}  # of the figures: arguments of seaborn.set_theme, in a study those of its config's section `plot`
 tables = "results/tables/demo"  # seen from the root of the clone
 unfinished = False  # whether a run may still bring what is missing
 
@@ -68,7 +69,7 @@ show.folded(f"All {len(contrasts)} comparisons", show.compared(contrasts))
 # ### Loss vs tokens
 
 # %%
-figures.use_style()
+figures.use_style(theme)
 figure = plot.loss_vs_tokens(measurements, checkpoints, schedules)
 figures.inline(figure, "loss_vs_tokens", caption(study, "figure", "loss_vs_tokens"))
 

@@ -17,11 +17,12 @@ NOTHING_QUANTIZED = "The loss of no quantized model was measured in this study."
 NO_TASKS = "No tasks were evaluated on quantized models in this study."
 
 
-def plot(name: str, measurements: Path, checkpoints: Path, schedules: Path, svg: Path, png: Path) -> None:
+def plot(name: str, theme: dict, measurements: Path, checkpoints: Path, schedules: Path, svg: Path, png: Path) -> None:
     """Draw one figure of `FIGURES` and write it as SVG and PNG.
 
     Args:
         name: which figure.
+        theme: the config's section `plot`.
         measurements, checkpoints, schedules: the tables (parquet); a trajectory that is not in `schedules` gets its
             learning rates from its checkpoints.
         svg, png: output files.
@@ -31,7 +32,7 @@ def plot(name: str, measurements: Path, checkpoints: Path, schedules: Path, svg:
     """
     if name not in FIGURES:
         raise ValueError(f"there is no figure {name!r}; figures are {', '.join(FIGURES)}")
-    figures.use_style()
+    figures.use_style(theme)
     figure = FIGURES[name](*(pl.read_parquet(path) for path in (measurements, checkpoints, schedules)))
     figures.save(figure, svg, png)
 
@@ -218,6 +219,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"plot {snakemake.params.figure}")
     plot(
         snakemake.params.figure,
+        snakemake.params.theme,
         Path(snakemake.input.measurements),
         Path(snakemake.input.checkpoints),
         Path(snakemake.input.schedules),

@@ -28,7 +28,7 @@ from scripts.lib.models.loading import (
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
-from scripts.lib.study.libraries import distributions, libraries
+from scripts.lib.study.libraries import distributions, libraries, transforms
 from scripts.quantizers import Quantized, Refused, load_quantizer, load_transform, refusing
 from scripts.quantizers.support import refusal
 
@@ -102,7 +102,7 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
     reference, gap = model_folder, None
     if "transform" in recipe:
         reference = scratch / "transformed"
-        with refusing("llm-compressor"):
+        with refusing(transforms().package):
             load_transform()(model_folder, recipe, calibration, reference, device)
         gap = compare_functions(load_dense(model_folder).to(device), load_dense(reference).to(device), probe)
         clock.lap("transform")

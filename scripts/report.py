@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def report(
     study: str,
     title: str,
+    theme: dict,
     tables: Path,
     template: Path,
     page: Path,
@@ -24,6 +25,7 @@ def report(
 
     Args:
         study, title: name of the study and title of the page.
+        theme: of figures, the config's section `plot`.
         tables: folder of the parquet files of tabulate; the notebook names it as seen from the root of the clone.
         template: notebook in jupytext's percent form.
         page: Jinja template of the HTML around the notebook.
@@ -33,7 +35,8 @@ def report(
     Raises:
         papermill.PapermillExecutionError: a cell of the template failed; the message shows the cell and the error.
     """
-    parameters = {"study": study, "title": title, "tables": os.path.relpath(tables, ROOT), "unfinished": unfinished}
+    names = {"study": study, "title": title, "theme": theme, "tables": os.path.relpath(tables, ROOT)}
+    parameters = names | {"unfinished": unfinished}
     with tempfile.TemporaryDirectory() as scratch, _own_settings(Path(scratch)):
         executed = _execute(template, parameters, Path(scratch))
     notebook.write_text(_as_json(executed))
@@ -125,6 +128,7 @@ if __name__ == "__main__":
     report(
         snakemake.wildcards.study,
         snakemake.params.title,
+        snakemake.params.theme,
         Path(snakemake.input.tables[0]).parent,
         *(Path(snakemake.input[name]) for name in ("template", "page")),
         *(Path(snakemake.output[name]) for name in ("html", "notebook")),

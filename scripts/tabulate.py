@@ -23,6 +23,7 @@ from scripts.lib.analysis.tables import (
     RECIPE,
     SCHEDULES,
     table,
+    write_csv,
 )
 from scripts.lib.runtime import manifests
 
@@ -226,4 +227,4 @@ if __name__ == "__main__":
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])
-        rows.write_csv(snakemake.output[f"{name}_csv"])
+        write_csv(rows, snakemake.output[f"{name}_csv"])

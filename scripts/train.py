@@ -1,35 +1,25 @@
 """train: one link of a controlled run, from one restart point (or from scratch) to the next, with the Trainer."""
 
 import json
-import logging
-import math
 import shutil
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import polars
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from scripts.lib.data.windows import load_windows
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
-from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.manifests import link_tree, staged_folder
 from scripts.lib.study import schedules
 
 LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm"}
 REFUSED = "refused.json"  # step, reason: in the folder of a link that diverged, beside the steps kept before
-COMPLETE = "complete"  # written last into each of the Trainer's own checkpoints: without it one is not resumed from
+COMPLETE = "complete"  # in each of the Trainer's own checkpoints, written last: without it one is not resumed from
 
 
 def train(
@@ -75,6 +65,10 @@ def train(
         with staged_folder(out) as scratch:
             manifests.write(scratch / REFUSED, manifests.read(parent / REFUSED))
         return
+    from transformers import Trainer, set_seed  # they and their libraries speak as they are imported: to the log
+
+    from scripts.lib.models.callbacks import FollowSchedule, KeepSteps, MarkComplete
+
     torch.set_num_threads(threads)
     windows = load_windows(tokens, run["window"])
     _forget_other_lineage(state, lineage)
@@ -85,13 +79,14 @@ def train(
         model = AutoModelForCausalLM.from_pretrained(resume, dtype=torch.float32, local_files_only=True)
     else:
         model = build_model(run["model"], len(text), run["window"], text.eos_token_id)
-    keeper = KeepSteps(run["schedule"], link, state / "kept", text)
+    rate = partial(schedules.learning_rate, run["schedule"])
+    keeper = KeepSteps(rate, link, state / "kept", text)
     trainer = Trainer(
         model=model,
         args=_arguments(run, link, state / "trainer", save_every, pick_device(device)),
         train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run["seed"]),
         data_collator=_stack,
-        callbacks=[keeper, FollowSchedule(run["schedule"]), MarkComplete()],
+        callbacks=[keeper, FollowSchedule(rate), MarkComplete(COMPLETE)],
     )
     trainer.train(resume_from_checkpoint=resume)
     with staged_folder(out) as scratch:
@@ -144,67 +139,6 @@ class OrderedWindows(torch.utils.data.Dataset):
         return self.windows[self._order(number)[place]]
 
 
-class FollowSchedule(TrainerCallback):
-    """Sets the learning rate of every update from the schedule, so that a branch follows its own from its first."""
-
-    def __init__(self, schedule: dict):
-        self.schedule = schedule
-
-    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
-        rate = float(schedules.learning_rate(self.schedule, state.global_step))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-
-class KeepSteps(TrainerCallback):
-    """Saves the kept steps as model folders, asks for the restart point's state at the end, shows progress.
-
-    Stops a run that diverged; `refused` says at which step that was seen, and in what.
-    """
-
-    def __init__(self, schedule: dict, link: dict, folder: Path, tokenizer):
-        self.schedule, self.link, self.folder, self.tokenizer = schedule, link, folder, tokenizer
-        self.progress = Progress(link["end"] - link["start"], f"steps from {link['start']}")
-        self.refused = None
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite((logs or {}).get(name, 0.0))]
-        if wrong and not self.refused:
-            self.refuse(state.global_step, "its loss" if wrong[0] == "loss" else "the norm of its gradient", control)
-
-    def refuse(self, step: int, what: str, control) -> None:
-        """Stop the run, and keep no step from this one on."""
-        self.refused = {"step": step, "reason": f"training diverged: {what} was not finite at step {step}"}
-        logging.getLogger("trajquant").warning(self.refused["reason"])
-        control.should_training_stop = True
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step in (*self.link["keep"], self.link["end"]) and not is_finite(model):
-            self.refuse(state.global_step, "a weight", control)
-            return
-        if state.global_step in self.link["keep"] and state.is_world_process_zero:
-            with staged_folder(self.folder / f"step-{state.global_step}") as scratch:
-                model.save_pretrained(scratch)
-                self.tokenizer.save_pretrained(scratch)
-        if state.global_step == self.link["end"] and self.link["restart"]:
-            control.should_save = True
-        rate = float(schedules.learning_rate(self.schedule, state.global_step))
-        loss = f"loss {state.log_history[-1]['loss']:.3f}, " if "loss" in (state.log_history or [{}])[-1] else ""
-        self.progress.update(state.global_step - self.link["start"], f"{loss}learning rate {rate:.2e}")
-
-
-def is_finite(model: torch.nn.Module) -> bool:
-    """Whether all weights of a model are."""
-    return all(bool(tensor.isfinite().all()) for tensor in model.parameters())
-
-
-class MarkComplete(TrainerCallback):
-    """Marks each of the Trainer's checkpoints once all its files are written."""
-
-    def on_save(self, args, state, control, **kwargs):
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
 def training_log(history: list[dict], schedule: dict, start: int) -> polars.DataFrame:
     """The Trainer's log after step `start` as a table: step, loss (nats per token), learning_rate, gradient_norm."""
     rows = [entry for entry in history if "loss" in entry and entry["step"] > start]
@@ -214,7 +148,10 @@ def training_log(history: list[dict], schedule: dict, start: int) -> polars.Data
     return polars.DataFrame(columns | {"learning_rate": rates}).cast(floats)
 
 
-def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str) -> TrainingArguments:
+def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str):
+    """The Trainer's settings."""
+    from transformers import TrainingArguments
+
     optimizer = run["optimizer"]
     micro = run["micro_batch_size"] or run["batch_size"]
     return TrainingArguments(

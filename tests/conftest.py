@@ -86,7 +86,8 @@ def finished(tmp_path_factory, worker_id):
     tree = (base if worker_id == "master" else base.parent) / "smoke"
     with FileLock(f"{tree}.lock"):
         if not tree.exists():
-            snakemake(copy_tree(tree.with_name("smoke-unfinished")), "smoke")
+            shown = snakemake(copy_tree(tree.with_name("smoke-unfinished")), "smoke")
+            tree.with_name("smoke-terminal.txt").write_text(shown)
             tree.with_name("smoke-unfinished").rename(tree)
     return tree
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scripts.lib.cluster import runs
 from scripts.lib.runtime.config_files import ConfigError
-from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
+from scripts.lib.study.plan import BASELINE, Plan, load_plan
 
 
 def clean(plan: Plan) -> tuple[int, int]:
@@ -22,7 +22,7 @@ def clean(plan: Plan) -> tuple[int, int]:
         RuntimeError: a cell is not measured yet; nothing is deleted.
     """
     cells = [cell for cell in plan.cells if cell.method != BASELINE]
-    missing = [path for cell in plan.cells for path in evaluations(plan, cell) if not path.is_file()]
+    missing = [path for cell in plan.cells for _, _, path in plan.evaluations(cell) if not Path(path).is_file()]
     if missing:
         raise RuntimeError(f"{len(missing)} evaluations are missing, such as {missing[0]}: run the study first")
     folders = [Path(plan.paths.quantized(*cell.names), "model") for cell in cells]
@@ -31,12 +31,6 @@ def clean(plan: Plan) -> tuple[int, int]:
     for folder in found:
         shutil.rmtree(folder)
     return len(found), freed
-
-
-def evaluations(plan: Plan, cell: Cell) -> list[Path]:
-    """Tables that the study asks for of one cell."""
-    losses = [plan.paths.loss(*cell.names, corpus=corpus) for corpus in plan.losses[cell]]
-    return [Path(path) for path in losses + [plan.paths.tasks(*cell.names, suite=suite) for suite in plan.tasks[cell]]]
 
 
 def main() -> None:

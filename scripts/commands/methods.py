@@ -52,6 +52,7 @@ def write_page(plan: Plan) -> str:
     methods = list(dict.fromkeys(name for block in plan.config["study"]["cells"] for name in block["methods"]))
     quantized = [cell for cell in plan.cells if cell.method != BASELINE]
     cells = {cell: manifests.read(f"{plan.paths.quantized(*cell.names)}/manifest.json") for cell in quantized}
+    cells |= {cell: {"status": "refused", "reason": reason} for cell, reason in plan.refused.items()}
     reasons: dict[str, int] = {}
     lines = [f"| method | bits | s | {' | '.join(map(short, models))} |", "|---|---:|---:|" + "---:|" * len(models)]
     for method in methods:

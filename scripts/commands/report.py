@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from scripts.lib.analysis.tables import MISSING
+from scripts.lib.analysis.tables import MISSING, write_csv
 from scripts.lib.cluster import runs
 from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
 from scripts.lib.runtime.config_files import ConfigError
@@ -50,11 +50,11 @@ def render(plan: Plan, going_on: bool) -> Path:
     (place / "tables").mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.write_parquet(place / "tables" / f"{name}.parquet")
-        table.write_csv(place / "tables" / f"{name}.csv")
+        write_csv(table, place / "tables" / f"{name}.csv")
     html = place / f"{study['name']}.html"
-    report(
-        study["name"], study["title"], place / "tables", TEMPLATE, PAGE, html, html.with_suffix(".ipynb"), bool(rows)
-    )
+    outputs = html, html.with_suffix(".ipynb")
+    theme = plan.config["plot"]
+    report(study["name"], study["title"], theme, place / "tables", TEMPLATE, PAGE, *outputs, bool(rows))
     return html
 
 
@@ -70,7 +70,7 @@ def results(plan: Plan) -> dict[str, list[str]]:
     cells = [cell for cell in cells if cell.method == BASELINE or cell in made]
     measured = {kind: [] for kind in ("losses", "tasks")}
     for cell in cells:
-        for stage, _, path, _ in evaluations(plan, cell):
+        for stage, _, path in plan.evaluations(cell):
             if is_whole(path):
                 measured["losses" if stage == "evaluate_loss" else "tasks"].append(path)
     return {"checkpoints": [points[point] for point in sorted(there)], "quantized": list(made.values()), **measured}
@@ -88,19 +88,16 @@ def lacking(plan: Plan, going_on: bool) -> Iterator[dict]:
             log = f"{plan.paths.logs('quantize')}/{'/'.join(cell.names)}.log"
             way.append(("quantize", None, f"{plan.paths.quantized(*cell.names)}/manifest.json", [log]))
         gap = next((step for step in way if not is_whole(step[2])), None)
-        for stage, dataset, path, tried in [gap] if gap else evaluations(plan, cell):
+        for stage, dataset, path, tried in [gap] if gap else measurements(plan, cell):
             if not is_whole(path):
                 names = dict(zip(("trajectory", "checkpoint", "method"), cell.names, strict=True))
                 yield names | {"stage": stage, "dataset": dataset, "reason": reason(tried, going_on)}
 
 
-def evaluations(plan: Plan, cell: Cell) -> Iterator[tuple[str, str, str, list[str]]]:
+def measurements(plan: Plan, cell: Cell) -> Iterator[tuple[str, str, str, list[str]]]:
     """(stage, corpus or suite, file, logs) of all that is measured of a cell."""
-    for stage, names in (("evaluate_loss", plan.losses[cell]), ("evaluate_tasks", plan.tasks[cell])):
-        for name in names:
-            loss = stage == "evaluate_loss"
-            path = plan.paths.loss(*cell.names, corpus=name) if loss else plan.paths.tasks(*cell.names, suite=name)
-            yield stage, name, path, [f"{plan.paths.logs(stage)}/{'/'.join(cell.names)}/{name}.log"]
+    for stage, name, path in plan.evaluations(cell):
+        yield stage, name, path, [f"{plan.paths.logs(stage)}/{'/'.join(cell.names)}/{name}.log"]
 
 
 def reason(logs: list[str], going_on: bool) -> str:

@@ -135,7 +135,7 @@ def quantize_parts(folder: Path, recipe: Path, samples: int) -> dict:
     peak in excess of what it holds after `quantize`'s imports, over the weights in float32; `gate_memory` is that of
     the process that checks. Both are anonymous memory: weights that are mapped from files in float32 are not in it, for
     the kernel gives their pages back when memory is short. `passes` is the library call in forward passes over all
-    calibration tokens, which `scripts.lib.cluster.requests.WORK` counts in.
+    calibration tokens, which `passes` in the description of its library counts.
     """
     code = CHILD.format(folder=str(folder), recipe=str(recipe), samples=samples)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

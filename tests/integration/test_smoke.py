@@ -1,6 +1,7 @@
 """The smoke study from nothing to its report: tables, figures, manifests, and a second run that finds nothing to do."""
 
 import json
+import re
 
 import polars
 import pytest
@@ -24,6 +25,14 @@ def test_every_cell_is_measured(finished):
         *("accuracy", "accuracy_norm", "bits_per_byte"),
     }
     assert polars.read_parquet(finished / "results/tables/smoke/missing.parquet").is_empty()
+
+
+def test_what_libraries_say_is_in_the_log_and_not_on_the_terminal(finished):
+    spoken = r"Failed to load|[Ww]arn|torchao|pip install|(?m:^[WEI]\d{4} )"
+    assert re.search(spoken, next(finished.glob("results/logs/train/smoke/*.log")).read_text())
+    terminal = finished.with_name("smoke-terminal.txt").read_text()
+    assert "rule train:" in terminal
+    assert not re.search(f".*({spoken}).*", terminal)
 
 
 def test_the_baseline_is_exactly_itself(finished):

@@ -52,6 +52,22 @@ def test_mistakes_in_a_trajectory(content, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"style": "tick"}, "config: `plot.style`: 'tick' is not one of white, dark, whitegrid, darkgrid, ticks"),
+        ({"context": "print"}, "config: `plot.context`: 'print' is not one of paper, notebook, talk, poster"),
+        ({"font_scale": 0}, "config: `plot.font_scale`: 0 is less than or equal to the minimum of 0"),
+        ({"font": "Arial"}, "config: unknown key `plot.font`; there are: context, font_scale, palette, style"),
+    ],
+)
+def test_mistakes_in_the_theme_of_figures(changes, message):
+    config = read_yaml("config/default.yaml") | read_yaml("config/studies/demo.yaml")
+    with pytest.raises(ConfigError) as caught:
+        validate(config | {"plot": config["plot"] | changes}, "config", "config")
+    assert str(caught.value) == message
+
+
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(ConfigError, match="did you mean `rtn-w3-g32`"):
         load_recipe("config/recipes", "rtn-w3-g33")
@@ -92,6 +108,42 @@ def test_a_tab_or_a_bad_indent_is_shown(tmp_path, text, said):
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / "a.yaml")
     assert said in str(caught.value)
+
+
+def laughs(levels: int) -> str:
+    """A YAML bomb: each level holds the one before nine times."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    return "\n".join([*lines, *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels))])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (laughs(30), "holds more than 100,000 values, aliases (`*name`) counted as what they stand for"),
+        ("a: &a {<<: [*b]}", "is not valid YAML"),
+        ("a: &a [*a]", "is nested too deeply"),
+        ("a: &a {b: *a}", "is nested too deeply"),
+        ("a: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("__use_yte__: true\n?import os: 1\n", "templates are not evaluated here: remove `__use_yte__`"),
+    ],
+)
+def test_yaml_that_explodes_or_runs_is_refused(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert str(caught.value).startswith(f"{tmp_path}/a.yaml ") or f"{tmp_path}/a.yaml: " in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_aliases_that_save_lines_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: 1}\nc: {<<: *a, d: 2}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1}, "c": {"b": 1, "d": 2}}
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not text in UTF-8: .* at byte 3"):
+        read_yaml(tmp_path / "a.yaml")
 
 
 def test_without_a_study_the_studies_are_listed():

@@ -128,6 +128,8 @@ def test_benchmarks_of_this_plan_are_used(smoke):
     measure(smoke, 9, "quantize", "smoke", "step-20", "another-method")
     measure(smoke, 9, "tokenizer", "another-tokenizer")
     measure(smoke, 9, "another_rule", "smoke")
+    measure(smoke, 9, "train", "smoke-lawa", "from-0")  # an average now
+    measure(smoke, 9, "average", "smoke", "step-20")  # a run now
     refused = Path(smoke.config["folders"]["results"], "quantized/smoke/step-40/rtn-w3-g32/manifest.json")
     refused.parent.mkdir(parents=True)
     refused.write_text(json.dumps({"status": "refused"}))

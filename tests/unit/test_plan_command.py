@@ -60,9 +60,17 @@ def test_impossible_numbers_of_jobs(says, number, capsys):
     assert f"invalid positive value: '{number}'" in capsys.readouterr().err
 
 
-def test_a_study_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["plan", "another"])
-    with pytest.raises(SystemExit, match=r"plan: config/studies/another\.yaml does not exist; say STUDY=NAME"):
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("another", "`another`; there are: demo, "),
+        ("smokee", "`smokee`; did you mean `smoke`?"),
+        ("", "``; there are: "),
+    ],
+)
+def test_a_study_that_is_not_there(monkeypatch, given, answer):
+    monkeypatch.setattr(sys, "argv", ["plan", *filter(None, [given])])
+    with pytest.raises(SystemExit, match=re.escape(f"plan: STUDY=NAME: there is no study {answer}")):
         plan.main()
 
 

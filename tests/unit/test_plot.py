@@ -5,12 +5,15 @@ import polars as pl
 import pytest
 
 from scripts.lib.analysis.tracks import families, short_count, short_rate, tracks
+from scripts.lib.report import figures
+from scripts.lib.runtime.config_files import read_yaml
 from scripts.plot import FIGURES, NO_TASKS, NOTHING_MEASURED, NOTHING_QUANTIZED, method_order, plot
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import METHODS, two_peaks, write_study
 
 NO_SCHEDULES = pl.DataFrame(schema={"trajectory": pl.String, "tokens": pl.Int64, "learning_rate": pl.Float64})
 Tables = dict[str, pl.DataFrame]
+THEME = read_yaml("config/default.yaml")["plot"]
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +21,15 @@ def tables(tmp_path_factory) -> Tables:
     return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments(draws=50))
 
 
-def draw(folder: Path, name: str, measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules=None) -> str:
+def draw(
+    folder: Path, name: str, measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules=None, theme=THEME
+) -> str:
     folder.mkdir(exist_ok=True)
     measurements.write_parquet(folder / "m.parquet")
     checkpoints.write_parquet(folder / "c.parquet")
     (NO_SCHEDULES if schedules is None else schedules).write_parquet(folder / "s.parquet")
     paths = (folder / f"{name}.svg", folder / f"{name}.png")
-    plot(name, *(folder / f"{table}.parquet" for table in "mcs"), *paths)
+    plot(name, theme, *(folder / f"{table}.parquet" for table in "mcs"), *paths)
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     return paths[0].read_text()
 
@@ -52,6 +57,21 @@ def test_a_figure_is_the_same_every_time_and_keeps_text(tables, tmp_path, name):
     assert "<text" in first
     assert "rtn-w3-g32" in first
     assert not re.search(r"dc:date|matplotlib\.org", first)
+
+
+def test_the_theme_is_seen(tables, tmp_path):
+    shown = tables["measurements"], tables["checkpoints"]
+    changes = [{}, {"context": "talk"}, {"style": "darkgrid"}, {"palette": "deep"}, {"font_scale": 2.0}]
+    assert {key for change in changes for key in change} == THEME.keys()
+    drawn = [draw(tmp_path, "loss_vs_tokens", *shown, theme=THEME | change) for change in changes]
+    assert len(set(drawn)) == len(changes)
+
+
+def test_every_theme_that_is_allowed_exists():
+    keys = read_yaml("workflow/schemas/config.schema.yaml")["properties"]["plot"]["properties"]
+    for key, allowed in keys.items():
+        for value in allowed.get("enum", []):
+            figures.use_style(THEME | {key: value})
 
 
 def empty(name: str) -> str:

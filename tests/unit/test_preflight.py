@@ -68,6 +68,13 @@ def test_a_local_model_is_known_by_its_config(folder, tmp_path):
     assert methods_of(found.cells) == {BASELINE, "gptq-w3-g16"}
 
 
+def test_one_cell_that_is_not_run_is_one_cell(folder):
+    found = plan(folder, "rtn-w4-g64")
+    one, *_ = sorted(found.refused)
+    found.refused = {one: "too wide"}
+    assert describe_refused(found) == ["1 cell of `smoke` is not run: too wide"]
+
+
 def test_nothing_is_refused_of_what_fits(folder):
     assert not plan(folder, "rtn-w3-g32", "nf4").refused
 

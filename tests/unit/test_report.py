@@ -21,7 +21,8 @@ from pathlib import Path
 from scripts.report import report
 pages = [Path("reports/report.py"), Path("reports/page.html")]
 outputs = [Path("results/report/made-up.html"), Path("results/report/made-up.ipynb")]
-report("made-up", "A made-up study", Path("results/tables/made-up"), *pages, *outputs)
+theme = {"style": "darkgrid", "context": "paper"}
+report("made-up", "A made-up study", theme, Path("results/tables/made-up"), *pages, *outputs)
 """
 METHODS = pl.DataFrame(
     {
@@ -110,6 +111,11 @@ def test_the_page_has_all_parts_and_a_table_of_contents(page):
         assert f'id="{part.replace(" ", "-")}"' in page
     assert re.findall(r'<svg [^>]*aria-label="(\w+)"', page) == list(FIGURES)
     assert page.count("<svg") == len(FIGURES)
+
+
+def test_figures_have_the_theme_of_the_study(page):
+    background = "#eaeaf2"  # seaborn's, in style darkgrid
+    assert page.count(f"fill: {background}") >= len(FIGURES) - 1
 
 
 def test_the_finding_has_numbers_of_the_tables(page):

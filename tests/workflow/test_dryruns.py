@@ -97,6 +97,41 @@ def test_a_local_folder_with_truncated_weights(fresh, tmp_path):
     assert "model.safetensors is truncated" in message(fresh)
 
 
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_a_file_where_a_folder_should_be(fresh, arguments):
+    (fresh / "stored").write_text("")
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study.update(folders={"results": "stored/results"}))
+    said = snakemake(fresh, "smoke", *arguments, fails=True)
+    assert f"folders.results: stored/results: {fresh}/stored is a file" in said
+    assert "Traceback" not in said
+    assert not (fresh / "resources").exists()
+
+
+def test_what_snakemake_says_of_config_files_that_it_cannot_read(fresh):
+    """It reads them before anything of this project runs; `make plan` says more."""
+    missing = snakemake(fresh, "typo", "--dry-run", fails=True)
+    assert missing.strip().splitlines()[-1].endswith("No such file or directory: 'config/studies/typo.yaml'")
+    smoke = fresh / "config/studies/smoke.yaml"
+    smoke.write_text(smoke.read_text() + "tabulate:\n\tseed: 2\n")
+    assert "not valid JSON or YAML" in message(fresh)
+    plan = [sys.executable, "-m", "scripts.commands.plan", "smoke"]
+    said = subprocess.run(plan, cwd=fresh, capture_output=True, text=True, check=False).stderr
+    line = len(smoke.read_text().splitlines())
+    assert f"config/studies/smoke.yaml is not valid YAML: line {line}, column 1: a tab; indent with spaces" in said
+    assert "Traceback" not in said
+
+
+def test_from_another_directory(fresh, tmp_path):
+    start = [sys.executable, "-m", "snakemake", "--snakefile", f"{fresh}/Snakefile", "--cores", "1", "--dry-run"]
+    study = ["--configfile", f"{fresh}/config/studies/smoke.yaml"]
+    for place, status in (((), 1), (("--directory", str(fresh)), 0)):
+        done = subprocess.run([*start, *place, *study], cwd=tmp_path, capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
+        assert done.returncode == status, said
+        assert "Traceback" not in said
+        assert ("start in the clone's folder, or add --directory" in said) == (status != 0)
+
+
 def test_an_error_is_one_line_not_a_traceback(fresh):
     shutil.rmtree(fresh / "config/recipes")
     output = message(fresh)

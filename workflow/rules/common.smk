@@ -20,7 +20,7 @@ from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
 from scripts.lib.study.config import require_one_study, require_study
 from scripts.lib.study.plan import BASELINE, Plan, make_plan
-from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
+from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
@@ -31,12 +31,14 @@ elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head
 
 config.update(ordered(config))
 try:
+    require_clone(workflow.basedir)
     if workflow.is_main_process:
         require_one_study(workflow.configfiles, sys.argv)
     PLAN = make_plan(config) if "study" in config else Plan(config)  # the linter reads the workflow without a study
     WAITS_FOR = disk.waits_for(PLAN)
     if workflow.is_main_process:
         require_sources(PLAN)
+        require_folders(PLAN)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 for line in describe_refused(PLAN) if workflow.is_main_process else []:
@@ -142,11 +144,15 @@ def report_and_figures():
 
 
 def loss_tables(cells):
-    return [PATHS.loss(*cell.names, corpus=name) for cell in cells for name in PLAN.losses[cell]]
+    return measured_by("evaluate_loss", cells)
 
 
 def task_tables(cells):
-    return [PATHS.tasks(*cell.names, suite=name) for cell in cells for name in PLAN.tasks[cell]]
+    return measured_by("evaluate_tasks", cells)
+
+
+def measured_by(stage, cells):
+    return [table for cell in cells for measuring, _, table in PLAN.evaluations(cell) if measuring == stage]
 
 
 # --- controlled runs ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ rule plot:
         ENV
     params:
         figure="{figure}",
+        theme=config["plot"],
         code=fingerprint("plot"),
     script:
         "../../scripts/plot.py"

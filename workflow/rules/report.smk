@@ -26,6 +26,7 @@ rule report:
         ENV
     params:
         title=TITLE,
+        theme=config["plot"],
         code=fingerprint("report", "../reports/report"),
     script:
         "../../scripts/report.py"

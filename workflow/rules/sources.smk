@@ -14,7 +14,6 @@ def refuse_what_cannot_run():
     """What may be looked at (-n), and not be started."""
     try:
         require_pins(PLAN.trajectories)
-        require_folders(PLAN)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 

@@ -3,7 +3,10 @@
 A table of another stage is declared where its rule calls `table_files` (workflow/rules/common.smk).
 """
 
+from pathlib import Path
+
 import polars as pl
+from polars import selectors
 
 from scripts.lib.analysis.contrasts import CONTRASTS
 from scripts.lib.analysis.costs import COSTS
@@ -69,3 +72,8 @@ def table(rows: list[dict], columns: dict, order: tuple[str, ...]) -> pl.DataFra
     """Rows as a table of these columns, sorted; what a row lacks, or holds as another type, is null."""
     series = [pl.Series(name, [row.get(name) for row in rows], kind, strict=False) for name, kind in columns.items()]
     return pl.DataFrame(series).sort(order, nulls_last=False, maintain_order=True)
+
+
+def write_csv(rows: pl.DataFrame, path: Path | str) -> None:
+    """Write a table as CSV, with a `'` before texts that a spreadsheet would take for a formula; numbers stay."""
+    rows.with_columns(selectors.string().str.replace(r"^(\s*[=+\-@])", "'$1")).write_csv(path)

@@ -108,7 +108,7 @@ def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[
         names = tuple(names)
         try:
             work, loading = works.of(stage, names), works.loading(stage, names)
-        except (LookupError, StopIteration, AttributeError):
+        except (LookupError, StopIteration):
             continue  # of another study, or of a trajectory that came from elsewhere then
         cell = Path(*names[:3])
         if stage in COMPUTING[1:] and cell not in refused:

@@ -24,7 +24,9 @@ class Works:
         """Work of the job of a stage with these wildcards.
 
         Raises:
-            LookupError: the plan has no trajectory, method, link, suite, corpus or tokenizer of that name.
+            LookupError: the plan has no trajectory (from where this stage takes them), method, link, suite, corpus or
+                tokenizer of that name.
+            StopIteration: a published or local trajectory has no such step.
         """
         work = getattr(self, f"_{stage}", None)
         return work(*names) if work else 0.0
@@ -48,7 +50,7 @@ class Works:
         return self._corpus(corpus) * (split == "train")
 
     def _train(self, name: str, link: str) -> float:
-        run = self.plan.trajectories[name]
+        run = self._trajectory(name, "train")
         span = run.links[link]
         tokens = (span["end"] - span["start"]) * run.tokens_per_step
         return requests.train_flops(self.models[name], tokens)
@@ -59,7 +61,12 @@ class Works:
     _fetch = _publish = _publish_local = _bytes
 
     def _average(self, name: str, checkpoint: str) -> float:
-        return self.plan.trajectories[name].window * self._bytes(name, checkpoint)
+        return self._trajectory(name, "average").window * self._bytes(name, checkpoint)
+
+    def _trajectory(self, name: str, source: str):
+        if name not in self.plan.by_source(source):
+            raise LookupError(name)
+        return self.plan.trajectories[name]
 
     def _quantize(self, name: str, checkpoint: str, method: str) -> float:
         if (name, method) not in self.quantizing:

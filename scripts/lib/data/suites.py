@@ -6,16 +6,12 @@ from a hub. The Snakefile calls these functions when it is parsed, so lm-eval it
 
 import difflib
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonschema
-import yaml
-
 from scripts.lib.data import harness
+from scripts.lib.runtime.config_files import is_name, read_yaml, validate
 
-SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "suite.schema.yaml"
 LOCAL_FORMATS = ("json", "csv", "parquet", "text")
 REQUIRED = ("task", "dataset_path", "dataset_kwargs", "output_type", "doc_to_text", "doc_to_target")
 OUTPUT_TYPES = ("loglikelihood", "multiple_choice", "loglikelihood_rolling")
@@ -67,16 +63,13 @@ def load_suite(path: Path | str) -> dict:
     Raises:
         ValueError: the file is missing, is not YAML or has a wrong key or value; the message names file and key.
     """
-    suite = harness.read_yaml(Path(path), "suite file")
+    suite = read_yaml(path)
     if str(suite.get("batch_size")).startswith("auto"):
         raise ValueError(
             f"{path}: batch_size: {suite['batch_size']!r} is refused, because scores change with the batch size and "
             "`auto` picks one by the free memory of the machine; write an integer, e.g. batch_size: 16"
         )
-    schema = yaml.safe_load(SCHEMA.read_text())
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(suite))
-    if error is not None:
-        raise ValueError(f"{path}: {_describe(error)}")
+    validate(suite, "suite", str(path))
     names = [entry["task"] for entry in suite["tasks"]]
     for name in names:
         if names.count(name) > 1:
@@ -166,7 +159,8 @@ def _fetched(path: Path, fields: dict) -> dict:
     if not shown and not examples.get("samples"):
         shown = fields.get("training_split") or fields.get("validation_split") or scored
     splits = dict.fromkeys(filter(None, (scored, shown)))
-    plain = all(isinstance(text, str) and re.fullmatch(r"[\w./-]+", text) for text in (repo, config, *splits))
+    texts = (*str(repo).split("/", 1), config, *splits)
+    plain = all(isinstance(text, str) and is_name(text) for text in texts)
     if not plain or not splits or repo in LOCAL_FORMATS or kwargs - {"trust_remote_code"}:
         raise ValueError(
             f"{path}: fields 'dataset_path', 'dataset_kwargs' and those of splits say more than a data set of the hub, "
@@ -245,13 +239,3 @@ def _check_names(path: Path, what: str, names, known) -> None:
 def _hint(name: str, known) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-def _describe(error: jsonschema.ValidationError) -> str:
-    """One line for a schema error: where, what, and what was probably meant."""
-    where = ".".join(map(str, error.absolute_path))
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        unknown = next(str(key) for key in error.instance if key not in known)
-        return f"unknown key {'.'.join(filter(None, [where, unknown]))!r}{_hint(unknown, known)}"
-    return f"{where}: {error.message}" if where else error.message

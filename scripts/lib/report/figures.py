@@ -1,4 +1,4 @@
-"""Style of all figures: one width, one set of colours that colour-blind readers can tell apart, reproducible files."""
+"""Style of all figures, beside the theme of the config: one width, reproducible files, axes, legends and colours."""
 
 import html
 import io
@@ -29,22 +29,25 @@ WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
 RATE_COLOR, INK = "0.55", "0.15"
 
 
-def use_style() -> None:
-    """Set seaborn's theme and what makes SVGs reproducible and their text searchable."""
-    seaborn.set_theme(context="paper", style="ticks", font_scale=1.05)
+def use_style(theme: dict) -> None:
+    """Set seaborn's theme, and what makes SVGs reproducible and their text searchable.
+
+    Args:
+        theme: the config's section `plot`, arguments of seaborn.set_theme; a style without a grid gets a light one.
+    """
+    seaborn.set_theme(**theme)
+    if not plt.rcParams["axes.grid"]:
+        plt.rcParams.update({"axes.grid": True, "grid.color": "0.92", "axes.edgecolor": "0.4"})
     plt.rcParams.update(
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "trajquant",
             "font.family": ["DejaVu Sans"],
             "figure.dpi": 100,
-            "axes.grid": True,
-            "axes.edgecolor": "0.4",
             "axes.titlesize": 10,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.axisbelow": True,
-            "grid.color": "0.92",
             "legend.frameon": False,
             "lines.linewidth": 1.6,
             "figure.constrained_layout.use": True,
@@ -94,9 +97,14 @@ def sequence_colors(names: list[str]) -> dict[str, tuple]:
 
 
 def method_colors(methods: list[str]) -> dict[str, tuple]:
-    """Colours for methods, always the same for the same list; the baseline is nearly black."""
+    """Colours for methods, always the same for the same list: the theme's, or evenly spaced hues where it has too few.
+
+    The baseline is nearly black.
+    """
     others = [method for method in methods if method != BASELINE]
-    palette = seaborn.color_palette("colorblind" if len(others) <= 10 else "husl", max(len(others), 1))
+    palette = seaborn.color_palette()
+    if len(others) > len(palette):
+        palette = seaborn.color_palette("husl", len(others))
     return {BASELINE: (0.15, 0.15, 0.15), **dict(zip(others, palette, strict=False))}
 
 

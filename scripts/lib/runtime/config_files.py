@@ -10,7 +10,10 @@ import jsonschema
 import yaml
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
-
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of whatever has one; names become parts of paths and commands
+NAME_RULE = "a name has up to 100 letters, digits, `.`, `_` and `-`, and begins with a letter or a digit"
+FORMATS = jsonschema.FormatChecker(formats=())  # what schemas may ask for as `format`
+LARGEST = 100_000  # values in a file, each alias counted as what it stands for
 
 POWER = re.compile(r"([-+]?)(\d+)(\.\d*)?[eE]([-+]?\d+)")  # 5e-3 and 1.5e6, which YAML 1.1 reads as text
 
@@ -24,18 +27,56 @@ def read_yaml(path: Path | str) -> dict:
 
     Raises:
         ConfigError: there is no such file, it is not valid YAML (the message shows the place), it holds something else,
-            or a number that is not finite.
+            a number that is not finite, a template (`__use_yte__`), or more than any such file needs.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = _load(Path(path).read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML{_place(error)}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply: write it flatter") from None
+    except OverflowError:
+        raise ConfigError(
+            f"{path} holds more than {LARGEST:,} values, aliases (`*name`) counted as what they stand for: shorten it"
+        ) from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values, not {type(content).__name__}")
+    if "__use_yte__" in content:
+        raise ConfigError(f"{path}: templates are not evaluated here: remove `__use_yte__` and write the values out")
     require_finite(content, str(path))
     return content
+
+
+def _load(text: str):
+    """What YAML holds.
+
+    Raises:
+        OverflowError: more than LARGEST values. RecursionError: it is nested too deeply, or an alias holds itself.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > LARGEST:
+            raise OverflowError
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds, itself included; `known` are those that were counted."""
+    if id(node) not in known:
+        inner = () if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in inner for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in inner)
+    return known[id(node)]
 
 
 def require_finite(content: dict, where: str) -> None:
@@ -70,7 +111,7 @@ def check(content: dict, schema: dict, where: str) -> None:
     Raises:
         ConfigError: as of `validate`.
     """
-    _require_none(content, jsonschema.Draft202012Validator(schema), where)
+    _require_none(content, jsonschema.Draft202012Validator(schema, format_checker=FORMATS), where)
 
 
 def _require_none(content: dict, validator: jsonschema.Draft202012Validator, where: str) -> None:
@@ -96,8 +137,10 @@ def read_named(folder: Path | str, kind: str, name: str) -> dict:
     """Read config/{folder}/{name}.yaml.
 
     Raises:
-        ConfigError: there is no such file; the message lists near names.
+        ConfigError: it is no name, or there is no such file; the message lists near names.
     """
+    if not is_name(name):
+        raise ConfigError(f"{name!r} is no {kind}: {NAME_RULE}")
     path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in Path(folder).glob("*.yaml"))
@@ -113,7 +156,26 @@ def require_name(name: str, names, what: str, where: str) -> None:
 
 @lru_cache
 def _validator(schema: str) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(read_yaml(SCHEMAS / f"{schema}.schema.yaml"))
+    return jsonschema.Draft202012Validator(read_yaml(SCHEMAS / f"{schema}.schema.yaml"), format_checker=FORMATS)
+
+
+@FORMATS.checks("name")
+def is_name(text) -> bool:
+    """Whether a text can be the name of a file in config/, of a corpus, tokenizer, study or task."""
+    return not isinstance(text, str) or bool(NAME.fullmatch(text))
+
+
+@FORMATS.checks("repository")
+def is_repository(text) -> bool:
+    """Whether a text can be a hub's `owner/name`."""
+    parts = text.split("/") if isinstance(text, str) else []
+    return not isinstance(text, str) or (len(parts) == 2 and all(map(is_name, parts)))
+
+
+@FORMATS.checks("repositories")
+def is_repository_of_revisions(text) -> bool:
+    """Whether a text can be a repository, or one for each revision: `owner/name-{revision}`."""
+    return is_repository(text.replace("{revision}", "") if isinstance(text, str) else text)
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -126,6 +188,9 @@ def _explain(error: jsonschema.ValidationError) -> str:
         return f"unknown key {full}{_suggest(unknown[0], allowed)}"
     if error.validator == "enum":
         return f"{at}{error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
+    if error.validator == "format":
+        is_named = error.validator_value == "name"
+        return f"{at}{error.instance!r} is no {'name' if is_named else 'repository, owner/name'}: {NAME_RULE}"
     return f"{at}{error.message}{_number_meant(error)}"
 
 

@@ -72,6 +72,12 @@ class Plan:
     def checkpoints(self) -> list[tuple[str, int]]:
         return sorted({(cell.trajectory, cell.step) for cell in self.losses})
 
+    def evaluations(self, cell: Cell) -> list[tuple[str, str, str]]:
+        """(stage, corpus or suite, table) of all that is measured of a cell."""
+        paths, names = self.paths, cell.names
+        losses = [("evaluate_loss", name, paths.loss(*names, corpus=name)) for name in self.losses[cell]]
+        return losses + [("evaluate_tasks", name, paths.tasks(*names, suite=name)) for name in self.tasks[cell]]
+
     def circumstances(self) -> list[dict]:
         """The place of every checkpoint in its training, as `tabulate` takes it: step, tokens, learning rate, phase."""
         return [self.trajectories[name].describe(step) for name, step in self.checkpoints]
@@ -162,9 +168,7 @@ def config_files(study: str = "", *more: str) -> list[Path]:
         ConfigError: there is no such study.
     """
     path = Path(f"config/studies/{study}.yaml")
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
-        raise ConfigError(f"{path} does not exist; say STUDY=NAME, where NAME is one of: {known}")
+    require_name(study, [found.stem for found in path.parent.glob("*.yaml")], "study", "STUDY=NAME")
     require_one_study((path, *more))
     return [path, *map(Path, more)]
 

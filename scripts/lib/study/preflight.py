@@ -26,6 +26,12 @@ def set_aside_refused(plan) -> None:
             del plan.losses[cell], plan.tasks[cell]
 
 
+def require_clone(folder: Path | str) -> None:
+    """Raise ConfigError unless the working directory holds the project, as its `folder` does."""
+    if not Path("config/default.yaml").is_file():
+        raise ConfigError(f"{Path.cwd()} is not the clone: start in the clone's folder, or add --directory {folder}")
+
+
 def require_sources(plan) -> None:
     """Refuse a study while files that its corpora are still to be made of are not there, or its texts are too small.
 
@@ -65,4 +71,7 @@ def require_folders(plan) -> None:
 def describe_refused(plan) -> list[str]:
     """A line for each trajectory and reason, with the number of its cells that are refused; none if none are."""
     counts = Counter((cell.trajectory, reason) for cell, reason in plan.refused.items())
-    return [f"{number} cells of `{name}` are not run: {reason}" for (name, reason), number in sorted(counts.items())]
+    return [
+        f"{number} {'cell' if number == 1 else 'cells'} of `{name}` {'is' if number == 1 else 'are'} not run: {reason}"
+        for (name, reason), number in sorted(counts.items())
+    ]

@@ -1,0 +1,79 @@
+"""What the Trainer does beside its own while it trains a run: rates, kept steps, a watch for what diverges.
+
+transformers' Trainer and what it imports write to the terminal: import this when a job's log is open.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from scripts.lib.runtime.logs import Progress
+from scripts.lib.runtime.manifests import staged_folder
+
+
+class FollowSchedule(TrainerCallback):
+    """Sets the learning rate of every update from the schedule, so that a branch follows its own from its first."""
+
+    def __init__(self, rate: Callable[[int], float]):
+        self.rate = rate
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        rate = float(self.rate(state.global_step))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+class KeepSteps(TrainerCallback):
+    """Saves the kept steps as model folders, asks for the restart point's state at the end, shows progress.
+
+    Stops a run that diverged; `refused` says at which step that was seen, and in what.
+    """
+
+    def __init__(self, rate: Callable[[int], float], link: dict, folder: Path, tokenizer):
+        self.rate, self.link, self.folder, self.tokenizer = rate, link, folder, tokenizer
+        self.progress = Progress(link["end"] - link["start"], f"steps from {link['start']}")
+        self.refused = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite((logs or {}).get(name, 0.0))]
+        if wrong and not self.refused:
+            self.refuse(state.global_step, "its loss" if wrong[0] == "loss" else "the norm of its gradient", control)
+
+    def refuse(self, step: int, what: str, control) -> None:
+        """Stop the run, and keep no step from this one on."""
+        self.refused = {"step": step, "reason": f"training diverged: {what} was not finite at step {step}"}
+        logging.getLogger("trajquant").warning(self.refused["reason"])
+        control.should_training_stop = True
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step in (*self.link["keep"], self.link["end"]) and not is_finite(model):
+            self.refuse(state.global_step, "a weight", control)
+            return
+        if state.global_step in self.link["keep"] and state.is_world_process_zero:
+            with staged_folder(self.folder / f"step-{state.global_step}") as scratch:
+                model.save_pretrained(scratch)
+                self.tokenizer.save_pretrained(scratch)
+        if state.global_step == self.link["end"] and self.link["restart"]:
+            control.should_save = True
+        rate = float(self.rate(state.global_step))
+        loss = f"loss {state.log_history[-1]['loss']:.3f}, " if "loss" in (state.log_history or [{}])[-1] else ""
+        self.progress.update(state.global_step - self.link["start"], f"{loss}learning rate {rate:.2e}")
+
+
+class MarkComplete(TrainerCallback):
+    """Marks each of the Trainer's checkpoints with an empty file, once all its own files are written."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_save(self, args, state, control, **kwargs):
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.name).touch()
+
+
+def is_finite(model: torch.nn.Module) -> bool:
+    """Whether all weights of a model are."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.parameters())
