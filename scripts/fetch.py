@@ -103,7 +103,7 @@ def explained(resolved: dict, *folders: Path) -> Iterator[None]:
             message = message.replace(f"{folder}/", "").replace(str(folder), "it")
         where = f"{resolved['repo']} at {resolved['commit'][:12]}"
         raise Unusable(
-            f"{where}: {one_line(message)} (so it is on the hub: leave it out, or tell its owners)"
+            f"{where}: {one_line(message)} (it is as the hub has it: leave it out, or tell its owners)"
         ) from error
 
 

@@ -71,6 +71,19 @@ def prepare(tree, hub, folder, classes, tokenizer, steps=STEPS, methods=("rtn-w3
     (tree / "config/studies/hub.yaml").write_text(yaml.safe_dump(study(classes, list(methods))))
 
 
+def add_broken(tree, hub, folder):
+    """Add a trajectory to the study whose weights are not those of the model that its config makes."""
+    for step in STEPS:
+        files = {path.name: path.read_bytes() for path in (folder / f"llama-{step}").iterdir()}
+        config = json.loads(files["config.json"]) | {"num_hidden_layers": 3}
+        hub.add("tiny/broken", f"stage1/step{step}", files | {"config.json": json.dumps(config).encode()})
+    trajectories = tree / "config/trajectories"
+    content = yaml.safe_load((trajectories / "tiny-llama.yaml").read_text()) | {"repo": "tiny/broken"}
+    (trajectories / "tiny-broken.yaml").write_text(yaml.safe_dump(content))
+    block = {"trajectories": ["tiny-broken"], "checkpoints": "last", "methods": ["none"], "loss": ["smoke"]}
+    edit(tree / "config/studies/hub.yaml", lambda content: content["study"]["cells"].append(block))
+
+
 def run(tree, hub, *arguments):
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(arguments, cwd=tree, env=environment, capture_output=True, text=True, check=False)
@@ -86,6 +99,7 @@ def test_from_branch_names_to_measurements(tmp_path, tokenizer, finished, classe
     shutil.copytree(finished / "resources/corpora", tree / "resources/corpora")
     with Hub(tmp_path / "hub") as hub:
         prepare(tree, hub, tmp_path, classes, tokenizer, methods=methods)
+        add_broken(tree, hub, tmp_path)
         run(tree, hub, sys.executable, "-m", "scripts.commands.resolve", "hub")
         lock = json.loads((tree / "config/trajectories/locks/tiny-llama.json").read_text())
         commit = hub.repos["tiny/llama"].branches["stage1/step20"]
@@ -100,7 +114,10 @@ def test_from_branch_names_to_measurements(tmp_path, tokenizer, finished, classe
     assert {(row["trajectory"], row["method"]) for row in table.to_dicts()} == {
         (f"tiny-{name.replace('_', '-')}", method) for name in classes for method in ["none", *methods]
     }
-    assert polars.read_parquet(tree / "results/tables/hub/missing.parquet").is_empty()
+    (missing,) = polars.read_parquet(tree / "results/tables/hub/missing.parquet").to_dicts()
+    assert (missing["trajectory"], missing["checkpoint"]) == ("tiny-broken", "step-20")
+    assert "tiny/broken at " in missing["reason"]
+    assert "does not load: missing: model.layers.2." in missing["reason"]
     assert set(zip(table["tokens"], table["learning_rate"], strict=True)) == {(20_000, 0.0)}
     before = planned(tree, "hub")
     edit(tree / "config/trajectories/tiny-llama.yaml", lambda content: content["schedule"].update(peak=0.002))

@@ -6,9 +6,13 @@ import shutil
 
 import polars as pl
 import pytest
+import yaml
+from huggingface_hub import constants
 
 from scripts import corpus as stage
 from scripts.lib.runtime import manifests
+from tests.hub import connect
+from tests.hub.server import Hub
 
 DOCSTRINGS = {
     "source": "docstrings",
@@ -138,6 +142,32 @@ def test_hub_datasets_are_streamed(tmp_path):
         run(definition | {"documents": 60}, tmp_path / "out")
     with pytest.raises(ValueError, match=r"row 1 has no text in field 'text' .* it has content"):
         run(definition | {"text_field": "text"}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("{}/secret.jsonl", "Data files don't belong to org/evil"),
+        ("file://{}/secret.jsonl", "Data files don't belong to org/evil"),
+        ("../../../../../..{}/secret.jsonl", "Unable to find 'hf://datasets/org/evil@"),
+    ],
+)
+def test_a_hub_reads_no_file_of_this_machine(tmp_path, monkeypatch, place, message):
+    """A data set's card says where its data are; `datasets` takes only what is of the repository."""
+    import datasets
+
+    (tmp_path / "secret.jsonl").write_text('{"text": "a secret of this machine"}\n' * 9)
+    card = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": place.format(tmp_path)}]}]}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    definition = {"source": "hub", "dataset": "org/evil", "split": "train", "fractions": {"validation": 0.1}}
+    with Hub(tmp_path / "hub") as server:
+        connect(server, monkeypatch)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.endpoint)
+        server.add("datasets/org/evil", "main", {"README.md": f"---\n{yaml.safe_dump(card)}---\n".encode()})
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as refused:
+            list(stage.hub(definition))
+    assert "a secret" not in str(refused.value)
+    assert [address for _, address, *_ in server.requests if address.endswith("/README.md")]
 
 
 def test_a_corpus_for_evaluation_alone_has_an_empty_train_split(tmp_path):

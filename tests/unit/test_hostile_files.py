@@ -232,7 +232,9 @@ def test_a_tensor_in_two_files_is_refused(take, files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 10**9}, r"its config\.json asks for too much: `num_hidden_layers` is 1000000000"),
+        ({"num_hidden_layers": 10**9}, r"config\.json asks for too much: `num_hidden_layers` is 1000000000"),
+        ({"model_type": "gpt2", "n_layer": 10**9}, "`n_layer` is 1000000000"),
+        ({"model_type": "gemma3", "text_config": {"num_hidden_layers": 10**9}}, "`num_hidden_layers` is 1000000000"),
         ({"num_labels": 10**11}, "`num_labels` is 100000000000"),
         ({"num_hidden_layers": 9000}, r"the model has more than \d+ tensors, far more than the files"),
         ({"vocab_size": 10**12}, "does not load: mismatched"),

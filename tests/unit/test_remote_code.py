@@ -16,7 +16,7 @@ from scripts.commands.resolve import resolve_trajectory
 from scripts.fetch import fetch
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client, locks
-from scripts.lib.models import own_code
+from scripts.lib.models import loadable, own_code
 from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan, load_plan
@@ -121,6 +121,12 @@ def test_pinned_code_is_fetched_and_run(server, take):
     assert type(load_empty(model)).__name__ == type(load_dense(model)).__name__ == "OwnForCausalLM"
     assert load_tokenizer(model)("w5 w7").input_ids == [5, 7]
     assert "auto_map" not in json.loads((model / "tokenizer_config.json").read_text())
+
+
+def test_pinned_code_is_not_run_to_judge_a_checkpoint(take, monkeypatch):
+    model = take(PINS)
+    monkeypatch.setattr(loadable, "load_empty", None)
+    loadable.require_loadable(model)
 
 
 @pytest.mark.parametrize("method", ["rtn-w3-g64", "nf4", "gptq-w3-g64", "fp8"])

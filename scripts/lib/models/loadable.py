@@ -41,23 +41,22 @@ def require_loadable(folder: Path | str) -> None:
         raise ValueError(f"{folder}/config.json: `transformers_weights` chooses other weight files; take it out")
     if (folder / INDEX).is_file() and not isinstance(read_json(folder / INDEX).get("metadata"), dict):
         raise ValueError(f"{folder / INDEX} has no `metadata`, without which transformers does not load it")
+    if too_many := [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]:
+        raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
     if own_code.pinned(folder):
         return
     if quantization := config.get("quantization_config"):
         packed.format_of(quantization)
         return
-    if problems := _problems(folder, config):
+    if problems := _problems(folder):
         raise ValueError(f"{folder} does not load: {problems}")
 
 
-def _problems(folder: Path, config: dict) -> str:
+def _problems(folder: Path) -> str:
     """What loading would complain of, for people; nothing if it would not."""
     tensors = {}
     for file in weight_files(folder):
         tensors |= load_state_dict(file, map_location="meta")
-    too_many = [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]
-    if too_many:
-        return f"its config.json asks for too much: {', '.join(too_many)}"
     with _silently():
         try:
             with _at_most(4 * len(tensors) + 100):
@@ -84,13 +83,15 @@ def _some(names: set[str] | set[tuple]) -> str:
 
 
 def _counts(config: dict) -> Iterator[tuple[str, int]]:
-    """The numbers of a config.json of which transformers makes lists: of decoder blocks and of labels."""
+    """The numbers of a config, and of those inside it, of which transformers makes lists: of blocks and of labels."""
     kind = config.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     blocks = CONFIG_MAPPING[kind].attribute_map.get("num_hidden_layers") if known else None
-    for key in ("num_hidden_layers", "num_labels", blocks):
-        if isinstance(config.get(key), int):
-            yield key, config[key]
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif key in ("num_hidden_layers", "num_labels", blocks) and isinstance(value, int):
+            yield key, value
 
 
 @contextmanager
