@@ -22,7 +22,7 @@ from scripts.report import report
 pages = [Path("reports/report.py"), Path("reports/page.html")]
 outputs = [Path("results/report/made-up.html"), Path("results/report/made-up.ipynb")]
 theme = {"style": "darkgrid", "context": "paper"}
-report("made-up", "A made-up study", theme, Path("results/tables/made-up"), *pages, *outputs)
+report("made-up", "A made-up <img> study", theme, Path("results/tables/made-up"), *pages, *outputs)
 """
 METHODS = pl.DataFrame(
     {
@@ -126,6 +126,11 @@ def test_the_finding_has_numbers_of_the_tables(page):
 
 def test_missing_cells_are_listed_with_their_reasons_escaped(page):
     assert "loss is &lt;not&gt; finite" in page
+
+
+def test_the_title_is_a_text(page):
+    assert "<h1>A made-up &lt;img&gt; study</h1>" in page
+    assert "<img> study" not in page
 
 
 def rows(page: str, name: str) -> list[list[str]]:
