@@ -21,6 +21,7 @@ DOCUMENTS = (
     "README.md",
     *(f"{folder}/README.md" for folder in ("config", "workflow", "scripts", "tests", "reports")),
     "CONTRIBUTING.md",
+    "SECURITY.md",
 )
 LONGEST = 200  # lines of README.md, which a newcomer reads whole
 SECTIONS = {
