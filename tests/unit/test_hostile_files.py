@@ -251,6 +251,20 @@ def test_configs_that_make_another_model_are_refused(take, files, tmp_path, chan
 
 
 @one_class
+def test_a_tokenizer_of_another_model_is_refused(take, files, tmp_path, tiny_tokenizer):
+    larger = json.loads((tmp_path / "tokenizer/tokenizer.json").read_text())
+    larger["model"]["vocab"]["word"] = 64
+    (tmp_path / "tokenizer/tokenizer.json").write_text(json.dumps(larger))
+    message = "its tokenizer has ids up to 64, and the model 64 tokens"
+    require_refused(take(files), tmp_path / "model", message)
+    larger["model"]["vocab"].pop("word")
+    added = larger["added_tokens"][0] | {"id": 64, "content": "<image>"}
+    larger["added_tokens"].append(added)
+    (tmp_path / "tokenizer/tokenizer.json").write_text(json.dumps(larger))
+    assert take(files)["status"] == "ok"
+
+
+@one_class
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 @pytest.mark.parametrize(
     ("content", "message"),

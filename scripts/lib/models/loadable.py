@@ -8,6 +8,7 @@ from pathlib import Path
 from scripts.lib.models import lean  # noqa: F401 - before transformers' models  # isort: skip
 
 import torch
+from tokenizers import Tokenizer
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import GenerationConfig
 from transformers.modeling_utils import load_state_dict
@@ -70,7 +71,21 @@ def _problems(folder: Path) -> str:
         except Exception as error:  # whatever a config that nobody checked makes transformers raise
             first = next(iter(str(error).split("\n")))[:LONGEST_CAUSE]
             return f"transformers makes no model of its config.json ({type(error).__name__}: {first})"
-    return "; ".join(f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names)
+    tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
+    found = [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]
+    return "; ".join(
+        found + [f"its tokenizer has ids up to {tokens - 1}, and the model {rows} tokens"] * (tokens > rows)
+    )
+
+
+def _tokens(folder: Path) -> int:
+    """One more than the largest id that a tokenizer gives plain text; 0 if its file cannot tell.
+
+    Added tokens are not counted: Gemma 3 has one for images that its text models have no row for.
+    """
+    path = folder / "tokenizer.json"
+    vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=False) if path.is_file() else {}
+    return max(vocabulary.values(), default=-1) + 1
 
 
 def _some(names: set[str] | set[tuple]) -> str:
