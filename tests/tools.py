@@ -9,7 +9,10 @@ from pathlib import Path
 import polars
 import yaml
 
+from scripts.lib.report.contents import FIGURES
+
 ROOT = Path(__file__).parents[1]
+RULES = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
 DERIVED = (
     ".git",
     ".venv",
@@ -22,7 +25,8 @@ DERIVED = (
     ".pytest_cache",
     ".ruff_cache",
 )
-AFTER_CELLS = {"tabulate": 1, "plot": 5, "report": 1, "all": 1}
+MAKES_TABLES = [rule.split(":")[0] for rule in RULES.split("\nrule ")[1:] if "**table_files(" in rule]
+AFTER_CELLS = dict.fromkeys(MAKES_TABLES, 1) | {"plot": len(FIGURES), "report": 1, "all": 1}
 
 
 def copy_tree(target: Path) -> Path:
@@ -67,5 +71,6 @@ def edit(path: Path, change) -> None:
 
 
 def measurements(tree: Path, study: str) -> polars.DataFrame:
-    """The measurements of a study, without the study's name."""
-    return polars.read_parquet(tree / f"results/tables/{study}/measurements.parquet").drop("study")
+    """The measurements of a study on all tokens, without the study's name."""
+    table = polars.read_parquet(tree / f"results/tables/{study}/measurements.parquet").drop("study")
+    return table.filter(polars.col("subset").is_null())

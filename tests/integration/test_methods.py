@@ -10,6 +10,7 @@ import polars
 import pytest
 
 from scripts.commands.methods import PAGE
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
 from scripts.lib.data.windows import draw_windows
 from scripts.lib.models.forward import window_losses
 from scripts.lib.models.loading import load_dense
@@ -35,7 +36,7 @@ def studied(tmp_path_factory):
 @pytest.fixture(scope="module")
 def losses(studied):
     table = polars.read_parquet(studied / "results/tables/methods/measurements.parquet")
-    return table.filter(polars.col("metric") == "cross_entropy")
+    return rows_of(table, CROSS_ENTROPY)
 
 
 def statuses(page):

@@ -14,7 +14,8 @@ RECIPES = sorted(path.stem for path in Path("config/recipes").glob("*.yaml"))
 GPTQ = yaml.safe_load(Path("config/recipes/gptq-w3-g64.yaml").read_text())
 MIXED = yaml.safe_load(Path("config/recipes/mixed-w3-g64.yaml").read_text())
 
-LIBRARY_OF = {"gptq": "gptqmodel"}  # where a name does not say it, and it is not called as its algorithm
+LIBRARY_OF = {"gptq": "gptqmodel", "rtn": "rtn"}  # of algorithms that several have, where a name does not say it
+NAME = re.compile(rf"([a-z-]+)-w(\d)-(?:g(\d+)|channel)(-asym)?(-act)?(-(?:{'|'.join(libraries())}))?(-c4)?")
 
 
 def method_of(recipe):
@@ -30,7 +31,7 @@ def method_of(recipe):
 def test_recipe_is_valid_and_says_what_its_name_says(name):
     recipe = load_recipe("config/recipes", name)
     assert recipe["library"] in libraries()
-    found = re.fullmatch(r"([a-z-]+)-w(\d)-(?:g(\d+)|channel)(-asym)?(-act)?(-llmcompressor|-autogptq)?(-c4)?", name)
+    found = NAME.fullmatch(name)
     if not found:
         assert name == recipe["algorithm"]
         return
@@ -41,7 +42,9 @@ def test_recipe_is_valid_and_says_what_its_name_says(name):
     assert recipe.get("symmetric", True) == (not asymmetric)
     assert recipe.get("desc_act", False) == bool(ordered)
     assert (recipe.get("calibration", {}).get("corpus") == "c4") == bool(corpus)
-    assert recipe["library"] == (library[1:] if library else LIBRARY_OF.get(recipe["algorithm"], recipe["algorithm"]))
+    having = {name for name, known in libraries().items() if recipe["algorithm"] in known.algorithms}
+    plain = having if len(having) == 1 else {LIBRARY_OF[recipe["algorithm"]]}
+    assert recipe["library"] in ({library[1:]} if library else plain)
 
 
 def test_no_two_recipes_are_the_same():

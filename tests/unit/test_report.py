@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
 from scripts.lib.report.captions import caption
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
@@ -149,19 +150,27 @@ def test_methods_are_described(page):
     assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"]
 
 
+def on_all_tokens(page: str, name: str) -> list[dict[str, str]]:
+    """Rows of a table of losses, by column, without those of parts of the tokens."""
+    head, *body = rows(page, name)
+    found = [dict(zip(head, row, strict=True)) for row in body]
+    return [row for row in found if row.pop("tokens of", "–") == "–"]
+
+
 def test_losses_are_those_of_the_measurements(page, tables):
-    head, *ends = rows(page, "ends")
-    assert head[:5] == ["trajectory", "step", "tokens", "learning rate", "baseline loss"]
-    assert head[5:] == ["gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"]
-    assert [row[0] for row in ends] == sorted({point[0] for point in two_peaks()})
-    cell = {"trajectory": "low", "step": 2400, "metric": "cross_entropy"}
-    base, nf4 = (tables["measurements"].filter(**cell, method=name).row(0, named=True) for name in ("none", "nf4"))
-    (low,) = (row for row in ends if row[0] == "low")
-    assert low[1:5] == ["2400", "7.37 M", "1.5e-3", f"{base['value']:.4f}"]
-    assert low[7].startswith(f"{100 * nf4['relative']:.2f}\u00a0% [")
-    assert len(rows(page, "losses")) == 1 + len(two_peaks())
-    (refused,) = (row for row in rows(page, "losses") if row[:2] == ["low", "400"])
-    assert refused[7] == "–"
+    ends, losses = on_all_tokens(page, "ends"), on_all_tokens(page, "losses")
+    methods = ["gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"]
+    assert list(ends[0]) == ["trajectory", "step", "tokens", "learning rate", "baseline loss", *methods]
+    assert [row["trajectory"] for row in ends] == sorted({point[0] for point in two_peaks()})
+    cell = {"trajectory": "low", "step": 2400}
+    found = rows_of(tables["measurements"], CROSS_ENTROPY).filter(**cell)
+    base, nf4 = (found.row(by_predicate=pl.col("method") == name, named=True) for name in ("none", "nf4"))
+    (low,) = (row for row in ends if row["trajectory"] == "low")
+    assert list(low.values())[1:5] == ["2400", "7.37 M", "1.5e-3", f"{base['value']:.4f}"]
+    assert low["nf4"].startswith(f"{100 * nf4['relative']:.2f}\u00a0% [")
+    assert len(losses) == len(two_peaks())
+    (refused,) = (row for row in losses if (row["trajectory"], row["step"]) == ("low", "400"))
+    assert refused["nf4"] == "–"
 
 
 def test_comparisons_scores_costs_and_versions_are_all_there(page, tables):
