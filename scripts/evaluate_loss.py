@@ -7,6 +7,7 @@ import polars
 import torch
 
 from scripts.lib.data.windows import load_windows, segments
+from scripts.lib.models.folders import misfit
 from scripts.lib.models.loading import load_dense
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
@@ -145,6 +146,8 @@ def main(snakemake) -> None:
     reason = cell.get("reason")
     table = polars.DataFrame(schema=SCHEMA)
     if cell["status"] == "ok":
+        reason = misfit(snakemake.input.weights, params.window)
+    if cell["status"] == "ok" and reason is None:
         tokens_manifest, tokens, documents = snakemake.input.validation
         windows = load_windows(tokens, params.window, params.windows)
         baseline = Path(snakemake.input.baseline) if snakemake.input.get("baseline") else None

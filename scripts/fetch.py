@@ -1,15 +1,18 @@
 """fetch: a published checkpoint, file by file from a model hub, to its place among the checkpoints."""
 
+import io
 import json
 import logging
 import pickle
+import pickletools
 import re
 import shutil
+import struct
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +20,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scripts.lib.hub import client
-from scripts.lib.models import own_code
+from scripts.lib.models import own_code, taking
 from scripts.lib.models.folders import WHOLE, validate_model_folder, weight_map
 from scripts.lib.models.loadable import require_loadable
 from scripts.lib.runtime import manifests
@@ -25,6 +28,12 @@ from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import inside, one_line, read_json
 from scripts.publish import describe, refuse
 
+LARGEST_PICKLE = 2**23  # bytes, without the numbers of the tensors: some 20,000 tensors
+OLD_PICKLES = 5  # torch's old format begins with: magic number, version, system, tensors, names of what is stored
+CALLS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
+TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state")
+ALLOWED = {"collections.OrderedDict", "torch.storage.UntypedStorage", "torch.storage.TypedStorage"}
+ALLOWED |= {f"torch._utils.{name}" for name in TENSORS} | {f"torch.{kind.__name__}" for kind in torch._storage_classes}
 MOST_COPIES = 4  # of pickled weights that are stored once: tied ones are written twice
 PICKLED = (".bin", ".bin.index.json")
 WEIGHTS = (".safetensors", ".safetensors.index.json", *PICKLED)
@@ -70,9 +79,10 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
         Unavailable: the hub does not give a file, or the model needs other code of its repository.
         Unusable: its files are no whole model.
     """
-    files = {name: entry for name, entry in resolved["files"].items() if name in code or not name.endswith(".py")}
-    resolved = resolved | {"files": files}
     fetch_code(resolved, code, state)
+    where = f"{resolved['repo']} at {resolved['commit'][:12]}"
+    files = client.model_files(resolved["files"], where, code)  # a lock may list anything
+    resolved = resolved | {"files": files}
     client.fetch_files(resolved, state)
     with manifests.staged_folder(out) as scratch, explained(resolved, state, scratch):
         chosen = weights_of(files.keys(), state)
@@ -84,7 +94,7 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
         for path in tokenizer.iterdir():
             if path.name not in (*client.CONFIG_FILES, manifests.TIMESTAMP) and not (scratch / path.name).exists():
                 manifests.link_file(path, scratch / path.name)
-        own_code.drop_choices(scratch / "config.json")
+        taking.clean(scratch)
         set_classes(scratch / "config.json", resolved["repo"], code)
         if code:
             own_code.mark(scratch, code)
@@ -149,8 +159,11 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: it holds something else, is damaged, or has tensors that are larger than what it stores.
     """
+    require_weights_only(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except MemoryError:
+        raise
     except Exception as error:
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(f"{path} holds more than weights and is not opened: it asks for {asked[1]}") from error
@@ -162,6 +175,50 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} holds something else than dense tensors by name, and is not converted")
     require_stored(found, path)
     return found
+
+
+def require_weights_only(path: Path) -> None:
+    """Check that reading a pickle calls nothing but what makes tensors of stored numbers, and makes nothing large.
+
+    torch's own reading of weights also allows what makes as many bytes as a number in the pickle says.
+
+    Raises:
+        ValueError: it asks for more, is larger than that of any model, compressed, damaged, or no pickle.
+    """
+    try:
+        for pickled in pickles_in(path):
+            for operation, argument, _ in pickletools.genops(pickled):
+                if operation.name in CALLS and str(argument).replace(" ", ".") not in ALLOWED:
+                    asked = f": it asks for {str(argument).replace(' ', '.')}" if argument else ""
+                    raise Excess(f"{path} holds more than weights and is not opened{asked}")
+    except Excess:
+        raise
+    except (ValueError, EOFError, BadZipFile, KeyError, struct.error, UnicodeError) as error:
+        raise ValueError(f"{path} is damaged or cut off, and cannot be read as weights") from error
+
+
+def pickles_in(path: Path) -> Iterator[io.BytesIO]:
+    """The pickles of a file that torch saved: one in a zip file, several at the beginning of one in the old format.
+
+    Raises:
+        ValueError: the zip file is compressed, or they are larger than `LARGEST_PICKLE`.
+    """
+    if is_zipfile(path):
+        with ZipFile(path) as opened:
+            records = opened.infolist()
+            (found,) = [record for record in records if record.filename.endswith("/data.pkl")]
+            if any(record.compress_type != ZIP_STORED for record in records) or found.file_size > LARGEST_PICKLE:
+                raise Excess(f"{path} is compressed, or has a pickle of more than {LARGEST_PICKLE} bytes: not opened")
+            yield io.BytesIO(opened.read(found))
+        return
+    with open(path, "rb") as file:
+        beginning = io.BytesIO(file.read(LARGEST_PICKLE))
+    for _ in range(OLD_PICKLES):
+        yield beginning
+
+
+class Excess(ValueError):
+    """A pickle asks for more than weights."""
 
 
 def require_stored(tensors: dict[str, torch.Tensor], path: Path) -> None:

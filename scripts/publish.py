@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scripts.lib.models import own_code
+from scripts.lib.models import taking
 from scripts.lib.models.folders import count_parameters, validate_model_folder
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
@@ -23,10 +23,8 @@ def publish(source: Path, out: Path, identity: dict) -> dict:
     """
     validate_model_folder(source)
     with manifests.staged_folder(out) as scratch:
-        for path in sorted(Path(source).iterdir()):
-            if path.is_file() and path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja"):
-                manifests.link_file(path, scratch / path.name)
-        own_code.drop_choices(scratch / "config.json")
+        taking.link_model(source, scratch)
+        taking.clean(scratch)
     return describe(out, identity)
 
 
@@ -62,12 +60,13 @@ def publish_own(source: Path, out: Path, identity: dict) -> dict:
 def describe(folder: Path, identity: dict) -> dict:
     """The manifest of a checkpoint: which it is, then what can be read off its folder."""
     config = read_json(folder / "config.json")
+    classes = config.get("architectures")
     files = manifests.describe_files(folder)
     return {
         "kind": "checkpoint",
         "status": "ok",
         **identity,
-        "architecture": next(iter(config.get("architectures") or [None])),
+        "architecture": classes[0] if classes and isinstance(classes, list) else None,
         "parameters": count_parameters(folder),
         "bytes": sum(entry["bytes"] for entry in files.values()),
         "dtype": config.get("dtype") or config.get("torch_dtype"),

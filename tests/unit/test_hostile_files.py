@@ -8,16 +8,18 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from scripts.fetch import fetch_checkpoint
 from scripts.lib.hub import client, patience
+from scripts.lib.models import folders, loadable
 from scripts.lib.models.loading import load_dense
 from scripts.publish import publish_own
 from tests.hub import connect
@@ -51,9 +53,9 @@ def take(server, tmp_path, tiny_tokenizer):
     """A function that fetches a repository of some files and gives the checkpoint's manifest."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    def run(files):
+    def run(files, choose=client.model_files):
         server.add(REPO, "main", files)
-        resolved = client.resolve(REPO, "main", client.model_files)
+        resolved = client.resolve(REPO, "main", choose)
         places = tmp_path / "tokenizer", tmp_path / "state", tmp_path / "model"
         manifest = fetch_checkpoint(resolved, *places, {}, IDENTITY)
         assert {path.name for path in tmp_path.iterdir()} == {"hub", "tokenizer", "state", "model"}
@@ -242,12 +244,110 @@ def test_a_tensor_in_two_files_is_refused(take, files, tmp_path):
         ({"num_attention_heads": 0}, r"no model of its config\.json \(ZeroDivisionError"),
         ({"hidden_size": "many"}, r"no model of its config\.json"),
         ({"transformers_weights": "../other.safetensors"}, "`transformers_weights` chooses other weight files"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantized files of `awq` are not read"),
+        ({"quantization_config": {"quant_method": "awq"}}, "has a `quantization_config`: it is quantized already"),
+        ({"quantization_config": "x", "architectures": 5}, "has a `quantization_config`: it is quantized already"),
+        ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**9]]}, "`attention_types` is 1000000000"),
+        (
+            {"vision_config": {"depths": [2, 10**9]}, "encoder": {"layers": 10**8}},
+            "`layers` is 100000000",
+        ),
+        ({"first_k_dense_replace": 10**9}, "`first_k_dense_replace` is 1000000000"),
     ],
 )
 def test_configs_that_make_another_model_are_refused(take, files, tmp_path, changes, message):
     config = {"config.json": edited(files["config.json"], **changes)}
     require_refused(take(files | config), tmp_path / "model", message)
+
+
+def made(folder: Path, kind: str, **shape) -> dict[str, bytes]:
+    """The files of a small random model."""
+    shape = {"hidden_size": 48, "num_hidden_layers": 1, "vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0} | shape
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_tables_that_are_far_larger_than_the_files_are_refused(take, tmp_path):
+    files = made(tmp_path / "hub/made", "gptj", num_attention_heads=3, rotary_dim=4)
+    assert take(files)["status"] == "ok"
+    manifest = take(files | {"config.json": edited(files["config.json"], n_positions=10**8)})
+    require_refused(manifest, tmp_path / "model", r"the model has 1600000000 bytes of tables beside its weights")
+
+
+def test_a_model_that_loads_and_cannot_be_run_is_refused(take, tmp_path):
+    files = made(tmp_path / "hub/made", "llama", intermediate_size=8, num_attention_heads=3, num_key_value_heads=2)
+    require_refused(take(files), tmp_path / "model", r"it cannot be run \(RuntimeError: .*size")
+
+
+@one_class
+def test_outputs_keep_their_names(take, files, tmp_path):
+    assert take(files | {"config.json": edited(files["config.json"], return_dict=False)})["status"] == "ok"
+    assert load_dense(tmp_path / "model")(input_ids=torch.zeros(1, 2, dtype=torch.long)).logits.shape == (1, 2, 64)
+
+
+@one_class
+@pytest.mark.parametrize("architectures", [5, {}, [], None, "x"])
+def test_a_config_may_call_its_classes_anything(take, files, architectures):
+    manifest = take(files | {"config.json": edited(files["config.json"], architectures=architectures)})
+    assert manifest["status"] == "refused" or manifest["architecture"] is None
+
+
+@one_class
+def test_settings_of_generated_text_are_left_out(take, files, tmp_path):
+    settings = {"eos_token_id": [0, 1], "temperature": 0.5, "do_sample": False, "pad_token_id": "x"}
+    take(files | {"generation_config.json": json.dumps(settings).encode()})
+    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"eos_token_id": [0, 1]}
+    load_dense(tmp_path / "model").save_pretrained(tmp_path / "hub/saved")
+    take(files)
+    assert (tmp_path / "model/generation_config.json").read_bytes() == files["generation_config.json"]
+
+
+@one_class
+def test_too_little_memory_is_no_reason_to_refuse(take, files, monkeypatch):
+    def fail(folder):
+        raise MemoryError
+
+    monkeypatch.setattr(loadable, "load_empty", fail)
+    with pytest.raises(MemoryError):
+        take(files)
+
+
+HOSTILE = {
+    "adapter_config.json": json.dumps({"peft_type": "LORA", "base_model_name_or_path": "/elsewhere"}).encode(),
+    "remote_code.sha256": b"0" * 64 + b"  evil.py\n",
+    "evil.py": b"",
+    "notes.txt": b"",
+    "sub/config.json": b"{}",
+    "x.bin": b"",
+}
+
+
+@one_class
+def test_nothing_is_taken_that_a_lock_lists_beside_the_model(take, files, tmp_path):
+    manifest = take(files | HOSTILE, choose=lambda found, where: found)
+    assert manifest["status"] == "ok"
+    assert manifest["files"].keys() == take(files)["files"].keys()
+    assert not manifest["files"].keys() & HOSTILE.keys()
+
+
+@one_class
+def test_a_lock_without_a_config_is_told(take, files):
+    with pytest.raises(client.Unavailable, match=r"has no config\.json"):
+        take(files, choose=lambda found, where: {WEIGHTS: found[WEIGHTS]})
+
+
+@one_class
+def test_nothing_else_is_taken_of_a_users_folder(files, tmp_path):
+    for name, content in (files | HOSTILE | {"tokenizer.model": b""}).items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(content)
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["files"].keys() == {*files, "tokenizer.model"}
+
+
+@one_class
+def test_headers_of_too_many_tensors_are_refused(take, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MOST_TENSORS", 10)
+    require_refused(take(files), tmp_path / "model", r"hold \d+ tensors; 10 are read at most")
 
 
 @one_class
@@ -339,6 +439,22 @@ class Opens:
         return (open, (CANARY, "w"))
 
 
+class Large:
+    """As torch's reading of weights allows it."""
+
+    def __reduce__(self):
+        return (bytearray, (10**12,))
+
+
+def compressed(content: bytes) -> bytes:
+    """A zip file with its records deflated."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    return file.getvalue()
+
+
 CANARY = "touched-by-a-pickle"
 ROW = torch.zeros(100_000)
 
@@ -355,8 +471,16 @@ ROW = torch.zeros(100_000)
         (pickle.dumps(Opens()), "holds more than weights and is not opened"),
         (pickled({"a": {"b": ROW}}), "holds something else than dense tensors by name"),
         (pickled([ROW]), "holds something else than dense tensors by name"),
-        (pickled({"a": torch.ones(3).to_sparse()}), "holds something else than dense tensors by name"),
-        (pickled({"a": torch.empty(10**9, device="meta")}), "holds something else than dense tensors by name"),
+        (pickled({"a": torch.ones(3).to_sparse()}), r"holds more .* asks for torch\._utils\._rebuild_sparse_tensor"),
+        (pickled({"a": torch.empty(10**9, device="meta")}), "holds more .* asks for torch._utils._rebuild_meta_tensor"),
+        (pickled({"a": Large()}), r"holds more than weights .*: it asks for (__builtin__|builtins)\.bytearray"),
+        (pickled({"a": Large()}, _use_new_zipfile_serialization=False), r"holds more than weights .*\.bytearray"),
+        (compressed(pickled({"a": ROW})), r"is compressed, or has a pickle of more than \d+ bytes: not opened"),
+        (
+            pickled({"a": torch.ones(1), "b" * 2**23: ROW}),
+            r"is compressed, or has a pickle of more than \d+ bytes: not opened",
+        ),
+        (pickled({"a": torch.ones(1), "b" * 2**23: ROW}, _use_new_zipfile_serialization=False), "is damaged or cut"),
         (pickled({"a": ROW})[:-100], "is damaged or cut off"),
         (pickled({"a": ROW})[:1000], "is damaged or cut off"),
         (pickled({"a": ROW}, _use_new_zipfile_serialization=False)[:-100], "is damaged or cut off"),
@@ -364,7 +488,8 @@ ROW = torch.zeros(100_000)
         (b"", "is damaged or cut off"),
     ],
     ids=str.split(
-        "expanded vast overlapping repeated code bare-code nested list sparse empty cut short old-cut html none"
+        "expanded vast overlapping repeated code bare-code nested list sparse empty "
+        "large old-large compressed long old-long cut short old-cut html none"
     ),
 )
 def test_pickles_that_are_bombs_or_no_weights_are_refused(take, files, tmp_path, monkeypatch, content, message):

@@ -74,6 +74,12 @@ def test_json_that_is_too_large_deep_or_no_object_is_named(tmp_path, monkeypatch
         read_json(path)
 
 
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"1"])
+def test_json_of_too_many_values_is_not_read(value):
+    with pytest.raises(ValueError, match=r"it has \d+ values, and no more than \d+ are read"):
+        untrusted.parse_json(b'{"a":[' + (value + b",") * untrusted.MOST_JSON + b"1]}", "it")
+
+
 def test_a_message_is_one_printable_line():
     assert one_line("a\nb\x1b[31mc") == "a b [31mc"
     assert len(one_line("x" * 10**6)) < 1000

@@ -1,5 +1,6 @@
 """Whether a model folder will load, judged as transformers judges it when it loads, but without reading its weights."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -10,25 +11,27 @@ from scripts.lib.models import lean  # noqa: F401 - before transformers' models 
 import torch
 from tokenizers import Tokenizer
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import GenerationConfig
 from transformers.modeling_utils import load_state_dict
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
-from scripts.lib.models import own_code, packed
+from scripts.lib.models import own_code
 from scripts.lib.models.folders import INDEX, validate_model_folder, weight_files
 from scripts.lib.models.loading import load_empty
+from scripts.lib.runtime.shortages import is_shortage
 from scripts.lib.runtime.untrusted import read_json
 
-GENERATION = "generation_config.json"
-MOST_COUNTED = 10_000  # decoder blocks, labels: transformers makes lists of them before it makes a model
+MOST_COUNTED = 10_000  # blocks, experts, labels: transformers makes lists of them before it makes a model
+COUNTED = re.compile(r"(layers?|blocks?|experts?|labels?|depths?|replace|attention_types)\Z")  # ends of their keys
+MOST_BUFFERS = 2**28  # bytes beyond those of the weights: masks and tables of positions, which no file holds
+TRIED = 8  # tokens
+SHAPES = re.compile(r"\b(shape|size of tensor|mat1 and mat2)")  # in torch's messages
 NAMES_SHOWN, LONGEST_CAUSE = 3, 200  # tensors, characters
 
 
 def require_loadable(folder: Path | str) -> None:
     """Check that a model folder is whole, and that its weights are those of the model that its config.json makes.
 
-    Nothing is said of the weights of models that own code makes, for it is not run for this, or of quantized ones.
+    Nothing is said of the weights of models that own code makes, for it is not run for this.
 
     Raises:
         ValueError: transformers cannot make the model, or weights are missing, unexpected or of the wrong shape; the
@@ -36,8 +39,8 @@ def require_loadable(folder: Path | str) -> None:
     """
     folder = Path(folder)
     config = validate_model_folder(folder)
-    if (folder / GENERATION).is_file():
-        read_json(folder / GENERATION)
+    if config.get("quantization_config") is not None:
+        raise ValueError(f"{folder}/config.json has a `quantization_config`: it is quantized already; take another one")
     if "transformers_weights" in config:  # a file to load instead of those that were checked
         raise ValueError(f"{folder}/config.json: `transformers_weights` chooses other weight files; take it out")
     if (folder / INDEX).is_file() and not isinstance(read_json(folder / INDEX).get("metadata"), dict):
@@ -45,9 +48,6 @@ def require_loadable(folder: Path | str) -> None:
     if too_many := [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]:
         raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
     if own_code.pinned(folder):
-        return
-    if quantization := config.get("quantization_config"):
-        packed.format_of(quantization)
         return
     if problems := _problems(folder):
         raise ValueError(f"{folder} does not load: {problems}")
@@ -58,24 +58,47 @@ def _problems(folder: Path) -> str:
     tensors = {}
     for file in weight_files(folder):
         tensors |= load_state_dict(file, map_location="meta")
+    stored = sum(file.stat().st_size for file in weight_files(folder))
     with _silently():
         try:
             with _at_most(4 * len(tensors) + 100):
                 empty = load_empty(folder)
-            if (folder / GENERATION).is_file():
-                GenerationConfig.from_pretrained(folder)
+            buffers = sum(buffer.nbytes for buffer in empty.buffers())
+            if buffers > stored + MOST_BUFFERS:
+                return f"the model has {buffers} bytes of tables beside its weights, which have {stored}"
             settings = {"device_map": {"": "meta"}, "dtype": torch.float32, "ignore_mismatched_sizes": True}
-            _, info = type(empty).from_pretrained(
+            settings["attn_implementation"] = "eager"  # whose shapes are checked without numbers too
+            model, info = type(empty).from_pretrained(
                 None, config=empty.config, state_dict=tensors, output_loading_info=True, **settings
             )
+            tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
+            if found := [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]:
+                return "; ".join(found)
+            if tokens > rows:
+                return f"its tokenizer has ids up to {tokens - 1}, and the model {rows} tokens"
+            return _wrong_pass(model)
         except Exception as error:  # whatever a config that nobody checked makes transformers raise
-            first = next(iter(str(error).split("\n")))[:LONGEST_CAUSE]
-            return f"transformers makes no model of its config.json ({type(error).__name__}: {first})"
-    tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
-    found = [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]
-    return "; ".join(
-        found + [f"its tokenizer has ids up to {tokens - 1}, and the model {rows} tokens"] * (tokens > rows)
-    )
+            if isinstance(error, MemoryError | RuntimeError) and is_shortage(error):
+                raise
+            return f"transformers makes no model of its config.json ({_first_line(error)})"
+
+
+def _wrong_pass(model: torch.nn.Module) -> str:
+    """What is wrong with a pass over a few tokens by a model without numbers; nothing where only numbers could tell."""
+    tokens = torch.ones(1, TRIED, dtype=torch.long, device="meta")
+    try:
+        with torch.inference_mode():
+            model(input_ids=tokens, attention_mask=tokens, use_cache=False).logits  # noqa: B018 - whether there are any
+    except RuntimeError as error:  # shapes that do not fit; else a kernel that wants numbers, or another dtype
+        return f"it cannot be run ({_first_line(error)})" if SHAPES.search(str(error)) else ""
+    except Exception as error:
+        return f"it cannot be run ({_first_line(error)})"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    """The kind of an error, and the beginning of its message."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:LONGEST_CAUSE]}"
 
 
 def _tokens(folder: Path) -> int:
@@ -97,16 +120,16 @@ def _some(names: set[str] | set[tuple]) -> str:
     return ", ".join(sorted(shown)[:NAMES_SHOWN]) + more
 
 
-def _counts(config: dict) -> Iterator[tuple[str, int]]:
-    """The numbers of a config, and of those inside it, of which transformers makes lists: of blocks and of labels."""
-    kind = config.get("model_type")
-    known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    blocks = CONFIG_MAPPING[kind].attribute_map.get("num_hidden_layers") if known else None
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _counts(value)
-        elif key in ("num_hidden_layers", "num_labels", blocks) and isinstance(value, int):
-            yield key, value
+def _counts(content: object, counted: str = "") -> Iterator[tuple[str, int]]:
+    """The numbers in a config, at any depth, that say how many blocks, experts or labels there are, with their keys."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _counts(value, key if COUNTED.search(key) else "")
+    elif isinstance(content, list):
+        for value in content:
+            yield from _counts(value, counted)
+    elif counted and isinstance(content, int):
+        yield counted, content
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def is_trusted(folder: Path | str) -> bool:
 
 
 def drop_choices(config: Path) -> None:
-    """Write a config.json anew without what chooses code; one that has nothing such stays as it is.
+    """Write a config.json anew without what chooses code, or outputs without names; else it stays as it is.
 
     Raises:
         ValueError: it is no JSON object, or none that any model has.
@@ -67,7 +67,9 @@ def drop_choices(config: Path) -> None:
     if dropped := sorted(set(choices(content))):
         config.unlink()  # it may be a link to what was fetched
         config.write_text(json.dumps(content, indent=1))
-        logging.getLogger("trajquant").warning("config.json: %s chooses code, and is left out", ", ".join(dropped))
+        logging.getLogger("trajquant").warning(
+            "config.json: %s chooses code or a form of outputs, and is left out", ", ".join(dropped)
+        )
 
 
 def choices(content: dict | list) -> list[str]:
@@ -75,6 +77,7 @@ def choices(content: dict | list) -> list[str]:
     values, found = content, []
     if isinstance(content, dict):
         found = [name for name, value in content.items() if name in CHOICES and value not in HARMLESS]
+        found += [name for name in ("return_dict",) if content.get(name, True) is not True]
         for name in found:
             del content[name]
         values = content.values()

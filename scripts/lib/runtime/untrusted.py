@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 LARGEST_JSON = 64 * 2**20  # bytes; the largest index and tokenizer that are known have some 35 MB
+MOST_JSON = 5_000_000  # lists, objects and commas, of which a small file makes much memory; 2 million are known
 DEEPEST_JSON = 64  # levels; some ten are known
 LONGEST_NAME = 240  # bytes of a file's name, which leaves room for `.part`
 LONGEST_MESSAGE = 500  # characters
@@ -46,6 +47,8 @@ def read_json(path: Path | str) -> dict:
 
 def parse_json(text: bytes, where: str) -> dict:
     """The JSON object in some bytes; raises ValueError as `read_json` does, with `where`."""
+    if (parts := sum(map(text.count, (b"[", b"{", b",")))) > MOST_JSON:
+        raise ValueError(f"{where} has {parts} values, and no more than {MOST_JSON} are read")
     try:
         content = json.loads(text)
     except RecursionError as error:
