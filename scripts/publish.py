@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+from scripts.lib.hub.client import CONFIG_FILES, TOKENIZER_FILES
 from scripts.lib.models import taking
-from scripts.lib.models.folders import count_parameters, validate_model_folder
+from scripts.lib.models.folders import INDEX, count_parameters, validate_model_folder, weight_files
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import one_line, read_json
+
+# Nothing else is linked: transformers would follow an adapter_config.json to any other folder, for one.
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")  # as the tokenizers of T5 and XLM-R call theirs
+BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *TOKENIZER_FILES, *SENTENCEPIECE)
 
 
 def publish(source: Path, out: Path, identity: dict) -> dict:
@@ -23,9 +28,20 @@ def publish(source: Path, out: Path, identity: dict) -> dict:
     """
     validate_model_folder(source)
     with manifests.staged_folder(out) as scratch:
-        taking.link_model(source, scratch)
+        link_model(source, scratch)
         taking.clean(scratch)
     return describe(out, identity)
+
+
+def link_model(source: Path, out: Path) -> None:
+    """Link the files of a whole model folder, by their known names, to another folder.
+
+    Raises:
+        ValueError: the weight files are not those that its index names.
+    """
+    known = [Path(source) / name for name in BESIDE_WEIGHTS]
+    for path in [*(path for path in known if path.is_file()), *weight_files(source)]:
+        manifests.link_file(path, out / path.name)
 
 
 def refuse(out: Path, identity: dict, reason: str) -> dict:

@@ -1,13 +1,16 @@
 """evaluate_loss: against transformers' own loss, and the cells that are refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from scripts.evaluate_loss import SCHEMA, by_segment, divergence, evaluate_loss, refusal
+from scripts.evaluate_loss import SCHEMA, by_segment, divergence, evaluate_loss, main, refusal
 from scripts.lib.data.windows import load_windows, segments
+from scripts.lib.runtime import manifests
 
 
 def test_equals_the_models_own_loss(tiny_model, token_stream):
@@ -64,3 +67,19 @@ def test_broken_losses_are_refused(value):
     assert refusal(nll, vocabulary=64) is None
     nll[:] = value
     assert refusal(nll, vocabulary=64) is not None
+
+
+def test_a_model_that_reads_less_than_a_window_is_a_refused_cell(tmp_path):
+    (tmp_path / "config.json").write_text('{"n_positions": 8}')
+    manifests.write(tmp_path / "manifest.json", {"status": "ok", "revision": "a"})
+    place = str(tmp_path / "loss.parquet")
+    asked = SimpleNamespace(
+        input=SimpleNamespace(manifest=tmp_path / "manifest.json", weights=tmp_path),
+        params=SimpleNamespace(threads=torch.get_num_threads(), device="cpu", window=16, dtype="float32"),
+        wildcards={"corpus": "text"},
+        output=[place],
+    )
+    main(asked)
+    metadata = polars.read_parquet_metadata(place)
+    assert (metadata["status"], polars.read_parquet(place).height) == ("refused", 0)
+    assert metadata["reason"] == "the model reads 8 tokens at most (`n_positions`), and the windows have 16"

@@ -1,30 +1,14 @@
-"""What is taken of a model folder that others made: files by their known names, and settings that only describe."""
+"""What is taken of the settings of a model that others made: what describes it, and nothing that chooses."""
 
 import json
 from pathlib import Path
 
-from scripts.lib.hub.client import CONFIG_FILES, TOKENIZER_FILES
 from scripts.lib.models import own_code
-from scripts.lib.models.folders import GENERATION, INDEX, weight_files
-from scripts.lib.runtime import manifests
+from scripts.lib.models.folders import GENERATION
 from scripts.lib.runtime.untrusted import read_json
 
-# Nothing else is linked: transformers would follow an adapter_config.json to any other folder, for one.
-SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")  # as the tokenizers of T5 and XLM-R call theirs
-BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *TOKENIZER_FILES, *SENTENCEPIECE)
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = ("_from_model_config", "transformers_version", "output_attentions", "output_hidden_states", "use_cache")
-
-
-def link_model(source: Path, out: Path) -> None:
-    """Link the files of a whole model folder, by their known names, to another folder.
-
-    Raises:
-        ValueError: the weight files are not those that its index names.
-    """
-    known = [Path(source) / name for name in BESIDE_WEIGHTS]
-    for path in [*(path for path in known if path.is_file()), *weight_files(source)]:
-        manifests.link_file(path, out / path.name)
 
 
 def clean(folder: Path) -> None:
