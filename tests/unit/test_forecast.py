@@ -11,7 +11,6 @@ from scripts.lib.cluster import forecast, requests
 from scripts.lib.cluster.forecast import Forecast, Pace, fit, make_forecast
 from scripts.lib.cluster.graph import Job
 from scripts.lib.cluster.work import Works
-from scripts.lib.runtime.config_files import read_yaml
 from scripts.lib.study.plan import Cell, Plan, config_files, load_plan
 from scripts.lib.study.sizes import quantized_bytes
 from scripts.lib.study.trajectories.local import Local
@@ -236,5 +235,5 @@ def test_downloads_are_counted_a_few_at_a_time(published):
     made = Forecast(published, jobs, {}, {"fetch": Pace(7)}, {}, 100)
     assert made.wall(jobs) == 7 * 12 / forecast.DOWNLOADS
     for profile in ("local", "slurm"):
-        content = read_yaml(f"workflow/profiles/{profile}/config.yaml")
+        content = yaml.safe_load(Path(f"workflow/profiles/{profile}/config.yaml").read_text())
         assert content["resources"] == [f"downloads={forecast.DOWNLOADS}"]

@@ -12,8 +12,6 @@ BAD = (
     *("../../texts/t", "a/b", "$(touch x)", "<img>", "a\n", "a\nb", "", ".", ".."),
     *("-rf", "=1+1", "+1", "@a", "a b", "ä", "a" * 101),
 )
-CONFIG = read_yaml("config/default.yaml") | read_yaml("config/studies/demo.yaml")
-CORPUS, TOKENIZER = CONFIG["corpus"]["docstrings"], CONFIG["tokenize"]["docstrings-2048"]
 BLOCK = {"trajectories": ["smoke"], "methods": ["nf4"]}
 
 
@@ -24,7 +22,6 @@ def study(name: str = "a", **block) -> dict:
 @pytest.mark.parametrize("name", ["a", "0", "rtn-w3-g32", "pythia-1.4b", "A_b", "a" * 100])
 def test_good_names(name):
     assert is_name(name)
-    validate(CONFIG | {"corpus": {name: CORPUS}, "tokenize": {name: TOKENIZER}}, "config", "config")
     validate(study(name, loss=[name], tasks=[name]), "study", "study")
 
 
@@ -35,7 +32,7 @@ def test_bad_names_are_refused_wherever_there_is_one(name, tmp_path):
     suite = {"tasks": [{"task": name, "num_fewshot": 0}], "batch_size": 1, "limit": None}
     made = [
         *((study(name), "study"), *((study(**{key: [name]}), "study") for key in ("loss", "tasks", *BLOCK))),
-        *((CONFIG | {key: {name: CONFIG[key]}}, "config") for key in ("corpus", "tokenize")),
+        ({"source": "train", "corpus": name, "vocabulary": 512}, "tokenizer"),
         *((run | {key: name}, "trajectory") for key in ("corpus", "tokenizer")),
         *((published | {key: f"owner/{name}"}, "trajectory") for key in ("repo", "tokenizer_repo")),
         *((published | {key: f"{name}/model"}, "trajectory") for key in ("repo", "tokenizer_repo")),
