@@ -480,7 +480,7 @@ def test_a_tokenizer_with_several_templates(take_tokenizer, own_config, tiny_tok
 
 @pytest.mark.parametrize("template", [["a"], [{"name": "default"}], [5]])
 def test_templates_that_are_none(take_tokenizer, tiny_tokenizer, tmp_path, template):
-    with pytest.raises(ValueError, match="tokenizer org--tokenizer: no tokenizer can be loaded from"):
+    with pytest.raises(ValueError, match=r"org--tokenizer: org/tokenizer at \w+: no tokenizer can be loaded from"):
         take_tokenizer(tokenizer_with(tiny_tokenizer, tmp_path, chat_template=template))
 
 
