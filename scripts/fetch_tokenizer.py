@@ -8,7 +8,7 @@ from scripts.lib.hub import client
 from scripts.lib.runtime.confined import confined
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import read_json
-from scripts.tokenize import encode_batch
+from scripts.tokenize import encode_batch, largest_id
 from scripts.tokenizer import take, tokenizer
 
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to load a tokenizer and encode `SAMPLE`; in config/README
@@ -81,8 +81,12 @@ def try_out(folder: Path, name: str) -> None:
 
 
 def encode_sample(folder: str, name: str) -> None:
-    """Load a tokenizer and encode `SAMPLE`; a ValueError where a document has too many tokens."""
-    for text, ids in zip(SAMPLE, encode_batch(take(folder, name), SAMPLE), strict=True):
+    """Load a tokenizer and encode `SAMPLE`; a ValueError where a document has too many tokens, or ids that are none."""
+    taken = take(folder, name)
+    largest = largest_id(taken)
+    for text, ids in zip(SAMPLE, encode_batch(taken, SAMPLE), strict=True):
+        if max(ids, default=0) > largest:
+            raise ValueError(f"it makes id {max(ids)} of a text, and the largest of its vocabulary is {largest}")
         if len(ids) > MOST_TOKENS * (len(text.encode()) + 1):
             raise ValueError(f"it makes {len(ids)} tokens of a text of {len(text.encode())} bytes")
 

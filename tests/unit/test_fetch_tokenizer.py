@@ -102,6 +102,8 @@ def replace(pattern, content):
 DOUBLED = {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 22}
 BEFORE = {"type": "Prepend", "prepend": "w1 " * 5000}
 BACKTRACKS = replace({"Regex": "(x+x+)+y"}, "")
+OTHER = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
+OTHER |= {"pad_id": 70_000, "pad_type_id": 0, "pad_token": "w1"}
 PADDED = {"strategy": {"Fixed": 2**26}, "direction": "Right", "pad_to_multiple_of": None}
 PADDED |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "w1"}
 
@@ -112,6 +114,7 @@ PADDED |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "w1"}
         ({"normalizer": DOUBLED}, r"it takes more than 0\.1 GB"),
         ({"padding": PADDED}, r"it takes more than 0\.1 GB"),
         ({"normalizer": BEFORE}, r"it makes \d+ tokens of a text of \d+ bytes"),
+        ({"padding": OTHER}, "it makes id 70000 of a text, and the largest of its vocabulary is 63"),
         ({"normalizer": BACKTRACKS}, "PanicException|it takes more than 1 s"),
     ],
 )
