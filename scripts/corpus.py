@@ -29,6 +29,7 @@ from scripts.lib.runtime.untrusted import one_line
 SPLITS = ("train", "validation", "calibration")
 ROW_GROUP = 16_384
 ROW_MEMORY = 4 * 2**30  # bytes more that reading the next row of a hub may take; in config/README.md
+LONGEST = 10**8  # characters of a document of a hub; in config/README.md
 ADDRESSES = {"hf", "file", "local", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # of what is read for a corpus
 Document = tuple[str, str]  # text, source
 
@@ -223,7 +224,7 @@ def hub(definition: dict) -> Iterator[Document]:
     """Documents of a dataset, streamed through `datasets`: `dataset`, `name`, `split`, `revision`, `text_field`.
 
     Raises:
-        ValueError: a row has no string in `text_field`, or takes too much memory, or the dataset cannot be read.
+        ValueError: a row has no text, or one that is too long or takes too much memory, or the dataset cannot be read.
     """
     import datasets
 
@@ -241,11 +242,15 @@ def hub(definition: dict) -> Iterator[Document]:
         except MemoryError as error:
             raise ValueError(f"{where}, row {number}: it takes more than {ROW_MEMORY / 1e9:.1f} GB") from error
         except Exception as error:  # of its many readers
-            raise ValueError(f"{where}, row {number}: `datasets` cannot read it: {one_line(error)}") from error
+            said = str(error).rpartition(" on the Hugging Face Hub either: ")[2]  # before it, a folder of this machine
+            raise ValueError(f"{where}, row {number}: `datasets` cannot read it: {one_line(said)}") from error
         if row is None:
             return
         progress.update(number)
-        yield text_of(row, field, f"{dataset}, row {number}"), f"{dataset}:{number}"
+        text = text_of(row, field, f"{dataset}, row {number}")
+        if len(text) > LONGEST:
+            raise ValueError(f"{where}, row {number}: it has {len(text)} characters, {LONGEST} at most are read")
+        yield text, f"{dataset}:{number}"
 
 
 def only_from_the_hub() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -183,6 +184,7 @@ def test_a_hub_reads_no_file_of_this_machine(tmp_path, read_published, place, me
     with pytest.raises(ValueError, match=f"org/data, row 1: .* cannot read it: .*{message}") as refused:
         read_published(card(place.format(tmp_path)))
     assert "a secret" not in str(refused.value)
+    assert str(Path.cwd()) not in str(refused.value), "which is not where anything was looked for"
     assert [address for _, address, *_ in read_published.server.requests if address.endswith("/README.md")]
 
 
@@ -204,6 +206,9 @@ def test_compressed_files_are_read(read_published):
 
 def test_a_row_has_an_end(read_published, monkeypatch):
     read_published({"a.jsonl.gz": lines(1)})  # what is imported is no memory of a row
+    with monkeypatch.context() as shorter, pytest.raises(ValueError, match="row 2: it has 6 characters, 5 at most"):
+        shorter.setattr(stage, "LONGEST", 5)
+        read_published({"a.jsonl.gz": lines(1, "abc") + lines(1, "abcd")})
     monkeypatch.setattr(stage, "ROW_MEMORY", 10**7)
     content = lines(1, "a" * 5 * 10**7)
     assert len(content) < 10**6
