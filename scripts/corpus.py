@@ -12,6 +12,7 @@ import platform
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import polars as pl
@@ -21,10 +22,15 @@ from scripts.lib.data.duplicates import OVERLAP_WORDS, near_duplicates, overlap
 from scripts.lib.hub import locks
 from scripts.lib.hub.client import commit_of_dataset
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.confined import more_memory
 from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.untrusted import one_line
 
 SPLITS = ("train", "validation", "calibration")
 ROW_GROUP = 16_384
+ROW_MEMORY = 4 * 2**30  # bytes more that reading the next row of a hub may take; in config/README.md
+LONGEST = 10**8  # characters of a document of a hub; in config/README.md
+ADDRESSES = {"hf", "file", "local", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # of what is read for a corpus
 Document = tuple[str, str]  # text, source
 
 
@@ -218,17 +224,50 @@ def hub(definition: dict) -> Iterator[Document]:
     """Documents of a dataset, streamed through `datasets`: `dataset`, `name`, `split`, `revision`, `text_field`.
 
     Raises:
-        ValueError: a row has no string in `text_field`.
+        ValueError: a row has no text, or one that is too long or takes too much memory, or the dataset cannot be read.
     """
     import datasets
 
     dataset, field = definition["dataset"], definition.get("text_field", "text")
     which = {"name": definition.get("name"), "split": definition["split"], "revision": definition.get("revision")}
-    rows = datasets.load_dataset(dataset, **which, streaming=True)
+    if locks.is_published(definition):
+        only_from_the_hub()
     progress = Progress(definition.get("documents") or 10**9, "documents")
-    for number, row in enumerate(rows, start=1):
+    rows, where = None, f"{dataset} at {which['revision']}" if which["revision"] else dataset
+    for number in count(1):
+        try:
+            with more_memory(ROW_MEMORY):
+                rows = rows or iter(datasets.load_dataset(dataset, **which, streaming=True))
+                row = next(rows, None)
+        except MemoryError as error:
+            raise ValueError(f"{where}, row {number}: it takes more than {ROW_MEMORY / 1e9:.1f} GB") from error
+        except Exception as error:  # of its many readers
+            said = str(error).rpartition(" on the Hugging Face Hub either: ")[2]  # before it, a folder of this machine
+            raise ValueError(f"{where}, row {number}: `datasets` cannot read it: {one_line(said)}") from error
+        if row is None:
+            return
         progress.update(number)
-        yield text_of(row, field, f"{dataset}, row {number}"), f"{dataset}:{number}"
+        text = text_of(row, field, f"{dataset}, row {number}")
+        if len(text) > LONGEST:
+            raise ValueError(f"{where}, row {number}: it has {len(text)} characters, {LONGEST} at most are read")
+        yield text, f"{dataset}:{number}"
+
+
+def only_from_the_hub() -> None:
+    """Let `datasets` in this process open no addresses but a hub's and, within its files, archives.
+
+    What a dataset says of its files can name any, also of machines that only this one reaches.
+    """
+    import fsspec
+
+    class Elsewhere(fsspec.AbstractFileSystem):
+        cachable = False
+
+        def __init__(self, *_, **__):
+            raise ValueError("it names files that are not of its repository")
+
+    for protocol in {*fsspec.available_protocols()} - ADDRESSES:
+        fsspec.register_implementation(protocol, Elsewhere, clobber=True)
 
 
 def commit_of(definition: dict) -> dict[str, str]:

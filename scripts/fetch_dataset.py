@@ -8,12 +8,18 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import polars as pl
+import pyarrow.parquet
 
 from scripts.lib.hub import client
 from scripts.lib.hub.locks import CONVERTED
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.confined import confined
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.runtime.untrusted import parse_json
+
+MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
+MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
+PLAIN = {"Value", "List", "LargeList", "Sequence", "Translation", "TranslationVariableLanguages", "Json"}
 
 
 def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: Path, manifest: Path) -> None:
@@ -27,24 +33,65 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
         data, manifest: where to write.
 
     Raises:
-        Unavailable: the hub does not give it, or the split is not one file, or no parquet.
+        Unavailable: the hub does not give it, or the split is not one file, or none of plain rows.
     """
     resolved = locked
     if not locked or not locked["files"]:
         resolved = resolve(repo, [name], locked["commit"] if locked else CONVERTED)
     entry = resolved["files"][name]
     fetched = client.fetch_file(repo, resolved["commit"], entry["name"], entry, state, "dataset")
-    content = {"bytes": fetched.stat().st_size, "sha256": manifests.sha256(fetched)}
     try:
-        content["rows"] = pl.scan_parquet(fetched).select(pl.len()).collect().item()
-    except pl.exceptions.PolarsError as error:
+        confined(lambda: check(fetched), MEMORY, SECONDS)
+    except ValueError as error:
         where = f"{repo} at {resolved['commit'][:12]}: {entry['name']}"
-        raise client.Unavailable(f"{where} is no parquet file; take its task out, or tell its owners") from error
+        raise client.Unavailable(f"{where} cannot be read: {error}; take its task out, or tell its owners") from error
+    content = {"bytes": fetched.stat().st_size, "sha256": manifests.sha256(fetched)}
+    content["rows"] = pyarrow.parquet.read_metadata(fetched).num_rows
     data.unlink(missing_ok=True)
     manifests.link_file(fetched, data)
     origin = {"repo": repo, "commit": resolved["commit"], "file": entry["name"]}
     manifests.write(manifest, {"kind": "dataset", "status": "ok", **origin, **content})
     shutil.rmtree(state)
+
+
+def check(path: Path) -> None:
+    """Read a parquet file once, for what it would cost a reader: some megabytes can hold one text a billion times.
+
+    Raises:
+        ValueError: it is none, has too many rows or bytes, or columns that are more than numbers and text.
+    """
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"it is no parquet file ({error})") from error
+    require_plain((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    rows = size = 0
+    for batch in file.iter_batches(batch_size=256, use_threads=False):
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > MOST_ROWS or size > MOST_DECODED:
+            raise ValueError(f"it holds more than {MOST_ROWS} rows or {MOST_DECODED} bytes")
+    if rows != file.metadata.num_rows:
+        raise ValueError(f"it says that it has {file.metadata.num_rows} rows, and has {rows}")
+
+
+def require_plain(said: bytes) -> None:
+    """Check what a file tells `datasets` to make of its columns, by JSON in its schema.
+
+    Raises:
+        ValueError: images and the like, which are opened by addresses that the rows name, files of this machine among
+            them; or names of classes that are not there, but in a file, or to be made by their number.
+    """
+    level = [parse_json(said, "its schema")]
+    while level:
+        for feature in level:
+            kind = feature.get("_type") if isinstance(feature, dict) else None
+            named = isinstance(feature, dict) and isinstance(feature.get("names"), list)
+            if isinstance(kind, str) and kind not in PLAIN and not (kind == "ClassLabel" and named):
+                raise ValueError(f"a column is of type {kind!r}, which is more than numbers and text")
+            if kind == "ClassLabel" and feature.get("names_file") is not None:
+                raise ValueError("the names of a column's classes are in a file")
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
 
 
 def resolve(repo: str, wanted: list[str], revision: str = CONVERTED) -> dict:

@@ -24,9 +24,9 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
     Args:
         text: parquet file with the columns document and text; tokenizer: folder of a Hugging Face tokenizer.
         names: `tokenizer`, `corpus` and `split`, for the manifest.
-        out: paths to write: `tokens` (.npy, 1-D, uint16, or uint32 from 65,536 entries on), `documents` (parquet:
-            document; start and tokens, in tokens of the stream, with the end-of-text token; characters; UTF-8 bytes)
-            and `manifest`, which is also returned.
+        out: paths to write: `tokens` (.npy, 1-D, uint16, or uint32 from 65,536 entries or an id of 65,535 on),
+            `documents` (parquet: document; start and tokens, in tokens of the stream, with the end-of-text token;
+            characters; UTF-8 bytes) and `manifest`, which is also returned.
 
     Raises ValueError if the tokenizer has no end-of-text token.
     """
@@ -35,7 +35,7 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
     loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     if loaded.eos_token_id is None:
         raise ValueError(f"tokenizer {tokenizer} has no EOS token; set `eos_token` in its tokenizer_config.json")
-    width = np.uint16 if len(loaded) < 2**16 else np.uint32
+    width = np.uint16 if max(len(loaded), largest_id(loaded) + 1) < 2**16 else np.uint32
     Path(out["tokens"]).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=Path(out["tokens"]).parent) as raw:
         index = encode(text, loaded, raw, width)
@@ -55,6 +55,11 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
     manifests.write(out["manifest"], manifest)
     logging.getLogger("trajquant").info("%d documents, %d tokens", index.height, count)
     return manifest
+
+
+def largest_id(tokenizer) -> int:
+    """The largest id of a vocabulary, which may have gaps."""
+    return max(tokenizer.get_vocab().values(), default=0)
 
 
 def encode(text: str, tokenizer, raw: BinaryIO, width: type) -> pl.DataFrame:

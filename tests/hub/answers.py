@@ -44,6 +44,7 @@ class Fault:
     cut: float = math.inf  # the connection is closed after so many of a file's bytes (per answer)
     stall: float = 0  # seconds between the last of those bytes and the close; it runs meanwhile, even without a client
     reset: bool = False  # that close is a TCP reset, which the client does not survive as it does an early end
+    raw: bytes | None = None  # bytes instead of an answer, and, with `drip`, "a" after "a" without end
     says: bytes | None = None  # the content of a listing instead of the right one
     drip: float = 0  # seconds before each byte of the content
     hits: int = 0  # requests that met this fault

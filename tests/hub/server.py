@@ -215,7 +215,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, answer: Answer, faults: list[Fault], missing: int) -> None:
         """Send an answer; `faults` are those of a file's bytes, `missing` shortens the Content-Length of HEAD."""
-        body = answer.body
+        body, drip = answer.body, sum(fault.drip for fault in faults)
+        for fault in faults:
+            if fault.raw is not None:
+                self.wfile.write(fault.raw)
+                while drip and not self.hub.closing.wait(drip):
+                    self.wfile.write(b"a")
+                self.close_connection = True
+                return
         if body and any(fault.corrupt for fault in faults):
             body = body[:-1] + bytes([body[-1] ^ 1])
         self.send_response_only(answer.status)  # which, unlike send_response, prints nothing
@@ -223,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         body = b"" if self.command == "HEAD" else body
-        if drip := sum(fault.drip for fault in faults):
+        if drip:
             for byte in body:
                 if self.hub.closing.wait(drip):
                     break

@@ -214,6 +214,57 @@ def test_what_datasets_reads_is_bounded_too(server, impatient, fault, error, mes
         file.read()
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+AROUND = {"extension": CHUNKED + b"5;", "trailer": CHUNKED + b"5\r\nhello\r\n0\r\nX: ", "header": CHUNKED[:-2] + b"X: "}
+LATE = r"it sent \d+ bytes a second, and 10000 are waited for|no answer within 0.3 s"
+
+
+@pytest.mark.parametrize("raw", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("where", [LISTING, DOWNLOAD])
+def test_what_is_around_the_content_drips_not_for_ever(server, tmp_path, impatient, where, raw):
+    """A parser of HTTP gives nothing of it to its reader, and each byte resets the timeouts of a connection."""
+    server.fault(where, times=math.inf, raw=raw, drip=0.02)
+    with pytest.raises(patience.Unreachable, match=f"the hub failed 2 times, last: ({LATE})"):
+        fetch_one(tmp_path)
+
+
+@pytest.mark.parametrize("raw", AROUND.values(), ids=AROUND)
+def test_nor_for_datasets(server, impatient, raw):
+    files = HfFileSystem(endpoint=server.endpoint, skip_instance_cache=True)
+    server.fault(DOWNLOAD, times=math.inf, method="GET", raw=raw, drip=0.02)
+    with pytest.raises(TimeoutError, match=LATE), files.open("org/model@step1/config.json") as file:
+        file.read()
+
+
+def redirect(to: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {to}\r\n".encode()
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://localhost/a", "/api/models/org/model/revision/step1"])
+def test_a_redirect_to_nowhere_is_final(server, to):
+    fault = server.fault(LISTING, times=math.inf, raw=redirect(to) + b"Content-Length: 0\r\n\r\n")
+    with pytest.raises(client.Unavailable, match=r"org/model at revision step1: the hub leads to no file"):
+        client.describe_revision(REPO, "step1")
+    assert fault.hits == 1 + patience.MOST_REDIRECTS * to.startswith("/")
+
+
+def test_the_content_of_a_redirect_is_not_kept(server):
+    endless = redirect("/api/models/org/model/revision/main?blobs=True")
+    endless += b"Content-Length: 1000000000\r\n\r\n" + bytes(10**6)
+    server.add(REPO, "main", FILES)
+    server.fault("step1", raw=endless)
+    assert client.describe_revision(REPO, "step1")["commit"] == server.repos[REPO].branches["main"]
+
+
+def test_words_of_a_hub_are_marked_as_its_own(server, monkeypatch):
+    monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    said = b"HTTP/1.1 500 Broken\r\nX-Error-Message: run rm -rf /; set HF_TOKEN\r\nContent-Length: 0\r\n\r\n"
+    server.fault(LISTING, raw=said)
+    message = "the hub failed 1 times, last: status 500, the hub says 'run rm -rf /; set HF_TOKEN'"
+    with pytest.raises(patience.Unreachable, match=re.escape(message) + "$"):
+        client.describe_revision(REPO, "step1")
+
+
 def test_an_answer_has_to_begin(server, impatient, monkeypatch, tmp_path):
     """Also where its first lines come a byte at a time, which no timeout of the connection sees."""
     monkeypatch.setattr(patience, "TIMEOUT", 60)
@@ -429,7 +480,7 @@ def test_a_tokenizer_with_several_templates(take_tokenizer, own_config, tiny_tok
 
 @pytest.mark.parametrize("template", [["a"], [{"name": "default"}], [5]])
 def test_templates_that_are_none(take_tokenizer, tiny_tokenizer, tmp_path, template):
-    with pytest.raises(ValueError, match="tokenizer org--tokenizer: no tokenizer can be loaded from"):
+    with pytest.raises(ValueError, match=r"org--tokenizer: org/tokenizer at \w+: no tokenizer can be loaded from"):
         take_tokenizer(tokenizer_with(tiny_tokenizer, tmp_path, chat_template=template))
 
 

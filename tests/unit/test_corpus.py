@@ -1,8 +1,10 @@
 """scripts/corpus.py on small packages, files and datasets."""
 
+import gzip
 import json
 import re
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -144,30 +146,74 @@ def test_hub_datasets_are_streamed(tmp_path):
         run(definition | {"text_field": "text"}, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ("{}/secret.jsonl", "Data files don't belong to org/evil"),
-        ("file://{}/secret.jsonl", "Data files don't belong to org/evil"),
-        ("../../../../../..{}/secret.jsonl", "Unable to find 'hf://datasets/org/evil@"),
-    ],
-)
-def test_a_hub_reads_no_file_of_this_machine(tmp_path, monkeypatch, place, message):
-    """A data set's card says where its data are; `datasets` takes only what is of the repository."""
+@pytest.fixture
+def read_published(tmp_path, monkeypatch):
+    """A function that publishes a data set's files and gives the documents of its corpus."""
     import datasets
 
-    (tmp_path / "secret.jsonl").write_text('{"text": "a secret of this machine"}\n' * 9)
-    card = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": place.format(tmp_path)}]}]}
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    definition = {"source": "hub", "dataset": "org/evil", "split": "train", "fractions": {"validation": 0.1}}
     with Hub(tmp_path / "hub") as server:
         connect(server, monkeypatch)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.endpoint)
-        server.add("datasets/org/evil", "main", {"README.md": f"---\n{yaml.safe_dump(card)}---\n".encode()})
-        with pytest.raises((ValueError, FileNotFoundError), match=message) as refused:
-            list(stage.hub(definition))
+
+        def run(files):
+            server.add("datasets/org/data", "main", files)
+            return list(stage.hub({"source": "hub", "dataset": "org/data", "split": "train"}))
+
+        run.server = server
+        yield run
+
+
+def card(place):
+    """What says where a data set's files are."""
+    said = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": place}]}]}
+    return {"README.md": f"---\n{yaml.safe_dump(said)}---\n".encode()}
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("{}/secret.jsonl", "Data files don't belong to org/data"),
+        ("file://{}/secret.jsonl", "Data files don't belong to org/data"),
+        ("../../../../../..{}/secret.jsonl", "Unable to find 'hf://datasets/org/data@"),
+    ],
+)
+def test_a_hub_reads_no_file_of_this_machine(tmp_path, read_published, place, message):
+    """A data set's card says where its data are; `datasets` takes only what is of the repository."""
+    (tmp_path / "secret.jsonl").write_text('{"text": "a secret of this machine"}\n' * 9)
+    with pytest.raises(ValueError, match=f"org/data, row 1: .* cannot read it: .*{message}") as refused:
+        read_published(card(place.format(tmp_path)))
     assert "a secret" not in str(refused.value)
-    assert [address for _, address, *_ in server.requests if address.endswith("/README.md")]
+    assert str(Path.cwd()) not in str(refused.value), "which is not where anything was looked for"
+    assert [address for _, address, *_ in read_published.server.requests if address.endswith("/README.md")]
+
+
+@pytest.mark.parametrize("place", ["{}/x.jsonl", "zip://*.jsonl::{}/x.zip", "simplecache::{}/x.jsonl"])
+def test_a_hub_asks_no_other_address(tmp_path, read_published, place):
+    with Hub(tmp_path / "other") as other:
+        with pytest.raises(ValueError, match=r"org/data, row 1: .* cannot read it: it names files that are not of"):
+            read_published(card(place.format(other.endpoint)))
+        assert other.requests == []
+
+
+def lines(count, text="text"):
+    return gzip.compress(b"".join(json.dumps({"text": f"{text} {row}"}).encode() + b"\n" for row in range(count)))
+
+
+def test_compressed_files_are_read(read_published):
+    assert read_published({"a.jsonl.gz": lines(3)}) == [(f"text {row}", f"org/data:{row + 1}") for row in range(3)]
+
+
+def test_a_row_has_an_end(read_published, monkeypatch):
+    read_published({"a.jsonl.gz": lines(1)})  # what is imported is no memory of a row
+    with monkeypatch.context() as shorter, pytest.raises(ValueError, match="row 2: it has 6 characters, 5 at most"):
+        shorter.setattr(stage, "LONGEST", 5)
+        read_published({"a.jsonl.gz": lines(1, "abc") + lines(1, "abcd")})
+    monkeypatch.setattr(stage, "ROW_MEMORY", 10**7)
+    content = lines(1, "a" * 5 * 10**7)
+    assert len(content) < 10**6
+    with pytest.raises(ValueError, match=r"org/data, row 1: it takes more than 0\.0 GB"):
+        read_published({"a.jsonl.gz": content})
 
 
 def test_a_corpus_for_evaluation_alone_has_an_empty_train_split(tmp_path):

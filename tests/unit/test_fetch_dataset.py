@@ -1,10 +1,14 @@
 """fetch_dataset: a split of a data set from a local hub, as the lock has it or as the branch of conversions is now."""
 
 import io
+import json
 
 import polars as pl
+import pyarrow.parquet
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 
+from scripts import fetch_dataset as stage
 from scripts.fetch_dataset import fetch_dataset
 from scripts.lib.hub import client, locks, patience
 from scripts.lib.runtime import manifests
@@ -150,5 +154,84 @@ def test_a_link_leads_nothing_outside(server, take, tmp_path):
 @pytest.mark.parametrize("content", [b"<html>", b"", FILES["a/test/0000.parquet"][:-100]])
 def test_what_is_no_parquet_is_named(server, take, content):
     server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
-    with pytest.raises(client.Unavailable, match=f"{REPO} at .*: a/test/0000.parquet is no parquet file"):
+    with pytest.raises(client.Unavailable, match=f"{REPO} at .*: a/test/0000.parquet cannot be read: it is no parquet"):
         take("a/test/0000.parquet")
+
+
+def repeated(rows: int, text: str) -> bytes:
+    """A small file of one text many times."""
+    file = io.BytesIO()
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, pyarrow.int32()), [text])
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), file, store_schema=False)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "message"),
+    [
+        (10_001, "", "it holds more than 10000 rows or 1000000 bytes"),
+        (2000, "a" * 2000, "it holds more than 10000 rows or 1000000 bytes"),
+    ],
+)
+def test_a_small_file_of_many_rows_is_refused(server, take, monkeypatch, rows, text, message):
+    monkeypatch.setattr(stage, "MOST_ROWS", 10_000)
+    monkeypatch.setattr(stage, "MOST_DECODED", 10**6)
+    content = repeated(rows, text)
+    assert len(content) < 100_000
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
+    with pytest.raises(client.Unavailable, match=f"{REPO} at .*: a/test/0000.parquet cannot be read: {message}; take"):
+        take("a/test/0000.parquet")
+
+
+def with_features(features: dict | None, **columns) -> bytes:
+    """A file that tells `datasets` what its columns are."""
+    file = io.BytesIO()
+    table = pyarrow.table(columns)
+    said = json.dumps({"info": {"features": features}})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": said}), file)
+    return file.getvalue()
+
+
+IMAGE = {"_type": "Image"}
+PICTURE = [{"bytes": None, "path": "/etc/passwd"}]
+
+
+@pytest.mark.parametrize(
+    ("features", "columns", "message"),
+    [
+        ({"a": IMAGE}, {"a": PICTURE}, "a column is of type 'Image', which is more than numbers and text"),
+        ({"a": {"_type": "List", "feature": IMAGE}}, {"a": [PICTURE]}, "a column is of type 'Image'"),
+        ({"a": [{"b": {"_type": "Audio"}}]}, {"a": [PICTURE]}, "a column is of type 'Audio'"),
+        ({"a": {"_type": "Features"}}, {"a": [1]}, "a column is of type 'Features'"),
+        ({"a": {"_type": "ClassLabel", "num_classes": 10**9}}, {"a": [1]}, "a column is of type 'ClassLabel'"),
+        (
+            {"a": {"_type": "ClassLabel", "names": [], "names_file": "/etc/passwd"}},
+            {"a": [1]},
+            "the names of a column",
+        ),
+    ],
+)
+def test_columns_that_open_files_are_refused(server, take, features, columns, message):
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": with_features(features, **columns)})
+    with pytest.raises(client.Unavailable, match=f"0000.parquet cannot be read: {message}.*; take"):
+        take("a/test/0000.parquet")
+
+
+def test_a_schema_that_is_no_json_is_refused(server, take):
+    file = io.BytesIO()
+    table = pyarrow.table({"a": [1]}).replace_schema_metadata({"huggingface": "{" * 1000})
+    pyarrow.parquet.write_table(table, file)
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": file.getvalue()})
+    with pytest.raises(client.Unavailable, match="cannot be read: its schema is not JSON"):
+        take("a/test/0000.parquet")
+
+
+def test_plain_columns_stay_byte_for_byte(server, take, tmp_path):
+    """Classes with their names, lists, columns that are called as a part of a description."""
+    kinds = {"label": ClassLabel(names=["no", "yes"]), "_type": Value("string"), "choices": List(Value("string"))}
+    rows = [{"label": 1, "_type": "Image", "choices": ["a", "b"]}, {"label": 0, "_type": "x", "choices": []}]
+    Dataset.from_list(rows, features=Features(kinds)).to_parquet(tmp_path / "plain.parquet")
+    content = (tmp_path / "plain.parquet").read_bytes()
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
+    assert take("a/test/0000.parquet")[0] == 2
+    assert (tmp_path / "out/0000.parquet").read_bytes() == content

@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
+from scripts import fetch_tokenizer as stage
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client
 from tests.hub import connect
@@ -87,3 +88,58 @@ def test_settings_choose_no_other_file(take, tmp_path, tiny_tokenizer):
     (tmp_path / "source/tokenizer.4.0.0.json").write_text("{}")
     folder = take({"tokenizer_config.json": json.dumps(settings).encode()})
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tiny_tokenizer.get_vocab()
+
+
+def backend(tmp_path, **parts):
+    """tokenizer.json with other parts."""
+    return json.dumps(json.loads((tmp_path / "source/tokenizer.json").read_text()) | parts).encode()
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+DOUBLED = {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 22}
+BEFORE = {"type": "Prepend", "prepend": "w1 " * 5000}
+BACKTRACKS = replace({"Regex": "(x+x+)+y"}, "")
+OTHER = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
+OTHER |= {"pad_id": 70_000, "pad_type_id": 0, "pad_token": "w1"}
+PADDED = {"strategy": {"Fixed": 2**26}, "direction": "Right", "pad_to_multiple_of": None}
+PADDED |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "w1"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"normalizer": DOUBLED}, r"it takes more than 0\.1 GB"),
+        ({"padding": PADDED}, r"it takes more than 0\.1 GB"),
+        ({"normalizer": BEFORE}, r"it makes \d+ tokens of a text of \d+ bytes"),
+        ({"padding": OTHER}, "it makes id 70000 of a text, and the largest of its vocabulary is 63"),
+        ({"normalizer": BACKTRACKS}, "PanicException|it takes more than 1 s"),
+    ],
+)
+def test_a_tokenizer_that_grows_is_refused(take, tmp_path, monkeypatch, parts, message):
+    monkeypatch.setattr(stage, "MEMORY", 10**8)
+    monkeypatch.setattr(stage, "SECONDS", 1)
+    told = (
+        rf"^tokenizer own: org/tokenizer at \w+: .*({message}).*tokenizer\.json.*name another one in `tokenizer_repo`$"
+    )
+    with pytest.raises(ValueError, match=told):
+        take({"tokenizer.json": backend(tmp_path, **parts)})
+    assert not (tmp_path / "tokenizer").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 10**8},
+        {"tokenizer_class": "T5Tokenizer", "extra_ids": 10**8},
+        {"tokenizer_class": "PegasusTokenizer", "offset": 10**8},
+    ],
+)
+def test_settings_take_no_time_and_memory(take, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(stage, "MEMORY", 10**8)
+    monkeypatch.setattr(stage, "SECONDS", 1)
+    known = json.loads((tmp_path / "source/tokenizer_config.json").read_text())
+    with pytest.raises(ValueError, match=r"tokenizer own: org/tokenizer at .*it takes more than .* `tokenizer_repo`$"):
+        take({"tokenizer_config.json": json.dumps(known | settings).encode()})

@@ -80,3 +80,14 @@ def test_a_large_vocabulary_needs_four_bytes_an_id(tmp_path):
     _, stream, _ = run(tmp_path / "in", tmp_path)
     assert stream.dtype == np.uint32
     assert stream.tolist() == [65535, 1]
+
+
+def test_a_vocabulary_with_gaps_is_as_wide_as_its_largest_id(tmp_path):
+    words = {"w0": 0, "w1": 1, "big": 70_000}
+    gaps = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), eos_token="w1")
+    (tmp_path / "in").mkdir()
+    gaps.save_pretrained(tmp_path / "in/tokenizer")
+    pl.DataFrame({"document": ["0"], "text": ["big"]}).write_parquet(tmp_path / "in/train.parquet")
+    manifest, stream, _ = run(tmp_path / "in", tmp_path)
+    assert stream.tolist() == [70_000, 1]
+    assert manifest["vocabulary"] == 3

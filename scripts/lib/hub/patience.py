@@ -1,6 +1,7 @@
 """Asking a hub for something and waiting for it, within bounds; no answer may cost more than a message."""
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,8 @@ TIMEOUT = 60  # seconds without a byte
 FIRST_LINES = 120  # seconds until an answer's content begins
 SLOWEST, WINDOW = 10_000, 120  # bytes a second, over so many seconds
 LONGEST_HEADER = 300  # letters, of those of an error
+MOST_REDIRECTS = 5
+LONGEST_ASIDE = 2**16  # bytes that are read of the content of a redirect or an error
 OWN = "patiently"  # marks requests whose waits are bounded there
 
 
@@ -72,6 +75,8 @@ def patiently(call, what: str):
             raise Unavailable(f"{what}: access is granted by its owners; ask there, then set HF_TOKEN") from error
         except RepositoryNotFoundError as error:
             raise Unavailable(f"{what}: there is no such repository, or it is private: set HF_TOKEN") from error
+        except (httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+            raise Unavailable(f"{what}: the hub leads to no file ({error}); is HF_ENDPOINT right?") from error
         except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             if status in (401, 403):
@@ -81,7 +86,7 @@ def patiently(call, what: str):
             if status and status < 500 and status != 429:
                 raise Unavailable(f"{what}: the hub answers {status}; are its names right, and HF_ENDPOINT?") from error
             if attempt == ATTEMPTS:
-                raise Unreachable(f"{what}: the hub failed {ATTEMPTS} times, last: {error}") from error
+                raise Unreachable(f"{what}: the hub failed {ATTEMPTS} times, last: {in_words(error)}") from error
             wait = wait_before(attempt, error)
             if waited + wait > LONGEST_WAITED:
                 raise Unavailable(f"{what}: the hub asks to wait for {wait:.0f} s; run again then") from error
@@ -90,6 +95,14 @@ def patiently(call, what: str):
             logging.getLogger("trajquant").warning("%s: waiting for the hub until %s", reason, until)
             time.sleep(wait)
             waited += wait
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong; the words of a hub are marked as its own."""
+    if not isinstance(error, HfHubHTTPError):
+        return str(error)
+    said = f", the hub says {one_line(error.server_message, LONGEST_HEADER)!r}" if error.server_message else ""
+    return f"status {error.response.status_code}{said}"
 
 
 def is_of_this_machine(error: Exception) -> bool:
@@ -118,13 +131,10 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
 
 @contextmanager
 def opened(url: str, asked: dict | None = None, headers: dict | None = None) -> Iterator[httpx.Response]:
-    """The answer to a GET, not an error, its content still to be read.
-
-    A hub that sends what comes before the content at a byte a minute keeps to every timeout of httpx.
-    """
+    """The answer to a GET, not an error, its content still to be read."""
     session, headers = get_session(), build_hf_headers() | {"Accept-Encoding": "identity"} | (headers or {})
     request = session.build_request("GET", url, params=asked, headers=headers, timeout=TIMEOUT, extensions={OWN: True})
-    response = within(FIRST_LINES, lambda: session.send(request, stream=True, follow_redirects=True))
+    response = session.send(request, stream=True, follow_redirects=True)
     try:
         if response.is_error:  # without its content, which may have no end, too
             told = [(name, value) for name, value in response.headers.raw if len(value) < LONGEST_HEADER]
@@ -158,29 +168,59 @@ def within(seconds: float, call: Callable):
         raise TimeoutError(f"no answer within {seconds} s") from error
 
 
-class FastEnough(httpx.SyncByteStream):
-    """An answer's content, as fast as is waited for: in any window of waiting, however long the reader takes."""
+class Prompt(httpx.BaseTransport):
+    """Answers that begin in time; one whose first lines come at a byte a minute keeps to every timeout of httpx."""
 
-    def __init__(self, stream: httpx.SyncByteStream):
-        self.stream = stream
+    def __init__(self, transport: httpx.BaseTransport):
+        self.transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer, its content still to be read; a TimeoutError where it does not begin."""
+        return within(FIRST_LINES, lambda: self.transport.handle_request(request))
+
+    def close(self) -> None:
+        self.transport.close()
+
+
+class FastEnough(httpx.SyncByteStream):
+    """An answer's content, as fast as is waited for: in any window of waiting, however long the reader takes.
+
+    The waiting is measured where bytes come from the network: what a parser of HTTP keeps to itself (extensions of
+    chunks, trailers) may drip without an end, too, and is no content.
+    """
+
+    def __init__(self, response: httpx.Response):
+        self.stream, self.network = response.stream, response.extensions["network_stream"]
+        aside = response.has_redirect_location or response.is_error
+        self.left = LONGEST_ASIDE if aside else math.inf  # bytes that are taken
+        self.waited, self.received = 0.0, 0  # in this window
+        self.network.read = self.read  # until `close`, after which the connection may bring another answer
+
+    def read(self, *asked, **more) -> bytes:
+        """Bytes of the network; a TimeoutError where content came more slowly in the last window."""
+        if self.waited >= WINDOW:
+            if self.received < SLOWEST * self.waited:
+                rate = self.received / self.waited
+                raise TimeoutError(f"it sent {rate:.0f} bytes a second, and {SLOWEST} are waited for")
+            self.waited, self.received = 0.0, 0
+        since = time.monotonic()
+        try:
+            return type(self.network).read(self.network, *asked, **more)
+        finally:
+            self.waited += time.monotonic() - since
 
     def __iter__(self) -> Iterator[bytes]:
-        """The chunks; a TimeoutError where they come more slowly."""
-        chunks, waited, received = iter(self.stream), 0.0, 0
-        while True:
-            since = time.monotonic()
-            chunk = next(chunks, None)
-            waited += time.monotonic() - since
-            if chunk is None:
+        """The chunks; of a redirect or an error only the first ones."""
+        for chunk in self.stream:
+            self.received += len(chunk)
+            self.left -= len(chunk)
+            if self.left < 0:
                 return
-            received += len(chunk)
-            if waited >= WINDOW:
-                if received < SLOWEST * waited:
-                    raise TimeoutError(f"it sent {received / waited:.0f} bytes a second, and {SLOWEST} are waited for")
-                waited, received = 0.0, 0
             yield chunk
 
     def close(self) -> None:
+        if vars(self.network).get("read") == self.read:
+            del self.network.read
         self.stream.close()
 
 
@@ -190,7 +230,7 @@ def bound(response: httpx.Response) -> None:
     Raises:
         Unavailable: the hub asks for longer.
     """
-    response.stream = FastEnough(response.stream)
+    response.stream = FastEnough(response)
     wait = asked_wait(response.headers)
     if response.is_error and not response.request.extensions.get(OWN) and wait and wait > LONGEST_WAITED:
         raise Unavailable(f"{response.request.url}: the hub asks to wait for {wait:.0f} s; run again then")
@@ -199,8 +239,10 @@ def bound(response: httpx.Response) -> None:
 def bounded_client() -> httpx.Client:
     """The client of huggingface_hub, by which `datasets` reads too, within the limits of this file."""
     found = default_client_factory()
-    found.timeout = TIMEOUT
+    found.timeout, found.max_redirects = TIMEOUT, MOST_REDIRECTS
     found.event_hooks["response"].append(bound)
+    found._transport = Prompt(found._transport)  # a transport given to httpx would lose what it knows of proxies
+    found._mounts = {where: way and Prompt(way) for where, way in found._mounts.items()}
     return found
 
 

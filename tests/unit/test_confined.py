@@ -1,0 +1,52 @@
+"""confined: what a call in a child process may take, and what is said of one that fails."""
+
+import os
+import resource
+import time
+
+import numpy as np
+import pytest
+
+from scripts.lib.runtime.confined import confined, more_memory
+
+
+def fail(error):
+    raise error
+
+
+def forever():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fail(ValueError("no tokenizer\n")), "^no tokenizer $"),
+        (lambda: fail(KeyError("x")), "^KeyError: 'x'$"),
+        (lambda: np.ones(10**8), r"^it takes more than 0\.0 GB$"),
+        (lambda: os.abort(), r"^it takes more than 0\.0 GB, or its process fell \(status -6\)$"),
+        (forever, "^it takes more than 1 s$"),
+    ],
+)
+def test_how_a_call_fails_is_one_line(call, message):
+    with pytest.raises(ValueError, match=message):
+        confined(call, 10**7, 1)
+
+
+def test_a_call_that_sleeps_ends(monkeypatch):
+    monkeypatch.setattr("scripts.lib.runtime.confined.WAITED", 0.2)
+    with pytest.raises(ValueError, match=r"^it takes more than 0\.2 s$"):
+        confined(lambda: time.sleep(60), 10**7, 1)
+
+
+def test_a_call_that_does_not_fail_says_nothing():
+    assert confined(lambda: 5, 10**7, 1) is None
+
+
+def test_memory_is_bounded_for_a_while():
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with more_memory(10**7), pytest.raises(MemoryError):
+        np.ones(10**8)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert np.ones(10**7).size == 10**7
