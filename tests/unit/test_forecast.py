@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.lib.cluster import forecast, requests
 from scripts.lib.cluster.forecast import Forecast, Pace, fit, make_forecast

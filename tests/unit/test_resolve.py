@@ -115,7 +115,7 @@ def test_what_the_hub_does_not_give_is_said_and_the_rest_is_locked(server, confi
 
 def test_a_repository_that_fails_is_named_and_the_others_are_asked(server, config, monkeypatch):
     folder, plan = config
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "sleep", lambda seconds: None)
     server.fault("/revision/step30", status=503, times=math.inf)
     (failed,) = resolve.resolve(plan("sciq"), folder)
     assert failed.startswith("tiny/model at revision step30: the hub failed 6 times")
@@ -156,7 +156,7 @@ def test_a_hub_that_lies_locks_nothing_and_stops_nothing(server, config, monkeyp
 
 def test_a_hub_that_fails_altogether_ends_it(server, config, monkeypatch):
     folder, plan = config
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "sleep", lambda seconds: None)
     server.fault(status=503, times=math.inf)
     *failed, left = resolve.resolve(plan("sciq", "social_iqa"), folder)
     assert [note.split(":")[0] for note in failed] == [

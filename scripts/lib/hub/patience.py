@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
+from time import sleep
 
 import httpx
 from huggingface_hub import set_client_factory
@@ -93,7 +94,7 @@ def patiently(call, what: str):
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + wait))
             reason = one_line(f"{what}: {f'status {status}' if status else type(error).__name__}")
             logging.getLogger("trajquant").warning("%s: waiting for the hub until %s", reason, until)
-            time.sleep(wait)
+            sleep(wait)
             waited += wait
 
 
