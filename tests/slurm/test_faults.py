@@ -85,6 +85,7 @@ def test_one_of_each_kind(slurm, going, undone):
     too little time, and the head killed, recovered and started again."""
     tree = undone[0]
     request(tree, "quantize", memory=500)
+    request(tree, "evaluate_loss", memory=1900)  # it may be lost and cancelled, and four times that is on a node
     request(tree, "tabulate", minutes=1)
     head = Head(slurm, tree, "faults", TABLE, often=True)
     watcher = threading.Thread(target=stop_when_seen, args=(tree / "results/logs/tabulate/faults.log",), daemon=True)
