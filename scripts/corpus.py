@@ -237,7 +237,7 @@ def hub(definition: dict) -> Iterator[Document]:
     for number in count(1):
         try:
             with more_memory(ROW_MEMORY):
-                rows = rows or iter(datasets.load_dataset(dataset, **which, streaming=True))
+                rows = rows or iter(undecoded(datasets.load_dataset(dataset, **which, streaming=True)))
                 row = next(rows, None)
         except MemoryError as error:
             raise ValueError(f"{where}, row {number}: it takes more than {ROW_MEMORY / 1e9:.1f} GB") from error
@@ -251,6 +251,11 @@ def hub(definition: dict) -> Iterator[Document]:
         if len(text) > LONGEST:
             raise ValueError(f"{where}, row {number}: it has {len(text)} characters, {LONGEST} at most are read")
         yield text, f"{dataset}:{number}"
+
+
+def undecoded(dataset):
+    """A streamed data set whose images and sounds, which its rows name by any path, are not opened."""
+    return dataset.decode(False) if dataset.features else dataset
 
 
 def only_from_the_hub() -> None:

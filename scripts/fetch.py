@@ -23,6 +23,7 @@ from scripts.lib.models import own_code, taking
 from scripts.lib.models.folders import WHOLE, validate_model_folder, weight_map
 from scripts.lib.models.loadable import require_loadable
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.confined import more_memory
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import inside, one_line, read_json
 from scripts.publish import describe, refuse
@@ -160,7 +161,8 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         require_weights_only(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        with more_memory(2 * path.stat().st_size + 2**30):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (Excess, MemoryError):
         raise
     except Exception as error:
@@ -198,7 +200,11 @@ def pickles_in(path: Path) -> Iterator[io.BytesIO]:
     Raises:
         Excess: the zip file is compressed, or its pickle larger than `LARGEST_PICKLE`.
     """
-    if is_zipfile(path):
+    with open(path, "rb") as file:
+        begins_as_zip = file.read(4) == b"PK\3\4"  # by which torch tells them
+    if begins_as_zip != is_zipfile(path):
+        raise Excess(f"{path} is a zip file to some readers only, and is not opened")
+    if begins_as_zip:
         with ZipFile(path) as opened:
             records = opened.infolist()
             (found,) = [record for record in records if record.filename.endswith("/data.pkl")]

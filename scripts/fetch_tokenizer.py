@@ -59,10 +59,21 @@ def check(folder: Path) -> None:
         ValueError: a file is no JSON object, or larger or deeper than any tokenizer's.
     """
     contents = {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
-    settings = contents.get("tokenizer_config.json", {})
-    if named := [key for key in settings if key.endswith(("_file", "_files")) or key in ("vocab", "merges")]:
-        kept = {key: value for key, value in settings.items() if key not in named}
-        (folder / "tokenizer_config.json").write_text(json.dumps(kept, ensure_ascii=False))
+    for name, is_kept in (("tokenizer_config.json", opens_nothing), ("special_tokens_map.json", is_of_tokens)):
+        settings = contents.get(name, {})
+        kept = {key: value for key, value in settings.items() if is_kept(key)}
+        if kept != settings:
+            (folder / name).write_text(json.dumps(kept, ensure_ascii=False))
+
+
+def opens_nothing(key: str) -> bool:
+    """Whether transformers opens no file by this key of a tokenizer's settings."""
+    return not key.endswith(("_file", "_files")) and key not in ("vocab", "merges", "init_inputs")
+
+
+def is_of_tokens(key: str) -> bool:
+    """Whether a key of special_tokens_map.json, each of which transformers takes for a setting, is of tokens."""
+    return key.endswith(("_token", "_tokens"))
 
 
 def try_out(folder: Path, name: str) -> None:

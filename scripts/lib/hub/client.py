@@ -13,7 +13,7 @@ from scripts.lib.hub import answers, locks
 from scripts.lib.hub.patience import Unavailable, Wrong, opened, patiently
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress
-from scripts.lib.runtime.untrusted import inside
+from scripts.lib.runtime.untrusted import LARGEST_JSON, inside
 
 LARGEST_ANSWER = 20 * 10**6  # bytes, of what is not a file: some 100,000 files; in config/README.md
 PARTIAL = 206  # status of an answer that goes on in the middle
@@ -124,7 +124,9 @@ def model_files(files: dict[str, dict], where: str, code: Iterable[str] = ()) ->
     if missing := sorted(set(code) - files.keys()):
         raise Unavailable(f"{where} has no {', '.join(missing)}, which `remote_code` of the trajectory pins")
     wanted = {*weights, *CONFIG_FILES, INDEX[kind], *code}
-    return {name: entry for name, entry in files.items() if name in wanted}
+    found = {name: entry for name, entry in files.items() if name in wanted}
+    require_small({name: entry for name, entry in found.items() if name not in weights}, where)
+    return found
 
 
 def tokenizer_files(files: dict[str, dict], where: str) -> dict[str, dict]:
@@ -136,7 +138,20 @@ def tokenizer_files(files: dict[str, dict], where: str) -> dict[str, dict]:
     found = {name: entry for name, entry in files.items() if name in TOKENIZER_FILES}
     if not found:
         raise Unavailable(f"{where} has no tokenizer; name another repository in `tokenizer_repo`")
-    return found | {name: files[name] for name in CONFIG_FILES if name in files}
+    found |= {name: files[name] for name in CONFIG_FILES if name in files}
+    require_small(found, where)
+    return found
+
+
+def require_small(files: dict[str, dict], where: str) -> None:
+    """Check that files beside weights are no larger than what is read of such files.
+
+    Raises:
+        Unavailable: one is; `where` names the revision.
+    """
+    for name, entry in files.items():
+        if entry["bytes"] > LARGEST_JSON:
+            raise Unavailable(f"{where}: {name} has {entry['bytes']} bytes, and no more than {LARGEST_JSON} are read")
 
 
 def resolve(repo: str, revision: str, choose, kind: str = "model") -> dict:

@@ -8,7 +8,8 @@ from scripts.lib.models.folders import GENERATION
 from scripts.lib.runtime.untrusted import read_json
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-KEPT = ("_from_model_config", "transformers_version", "output_attentions", "output_hidden_states", "use_cache")
+KEPT = ("_from_model_config", "transformers_version", "use_cache")
+OFF = ("output_attentions", "output_hidden_states")  # kept where they are false
 
 
 def clean(folder: Path) -> None:
@@ -30,6 +31,7 @@ def keep_ids(path: Path) -> None:
     content = read_json(path)
     ids = {name: content[name] for name in IDS if name in content and is_ids(content[name])}
     kept = ids | {name: content[name] for name in KEPT if isinstance(content.get(name), bool | str)}
+    kept |= {name: False for name in OFF if content.get(name) is False}
     if kept != content:
         path.unlink()  # it may be a link to what was fetched
         path.write_text(json.dumps(kept, indent=1))
@@ -37,4 +39,5 @@ def keep_ids(path: Path) -> None:
 
 def is_ids(value: object) -> bool:
     """Whether this is a token's id, or some."""
-    return value is None or all(type(item) is int for item in (value if isinstance(value, list) else [value]))
+    ids = value if isinstance(value, list) else [value]
+    return value is None or all(type(item) is int and item >= 0 for item in ids)
