@@ -203,7 +203,7 @@ def pickles_in(path: Path) -> Iterator[io.BytesIO]:
     with open(path, "rb") as file:
         begins_as_zip = file.read(4) == b"PK\3\4"  # by which torch tells them
     if begins_as_zip != is_zipfile(path):
-        raise Excess(f"{path} is a zip file to some readers only, and is not opened")
+        raise Excess(f"{path} is damaged or cut off, or a zip file to some readers only, and cannot be read as weights")
     if begins_as_zip:
         with ZipFile(path) as opened:
             records = opened.infolist()
