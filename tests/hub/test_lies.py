@@ -94,6 +94,13 @@ def test_a_listing_that_is_none_is_refused(server, lie, message):
     assert re.fullmatch(r"org/model at revision step1: the hub's answer is none that a hub gives \(.*later", said)
 
 
+@pytest.mark.parametrize("choose", [client.model_files, client.tokenizer_files])
+def test_settings_of_any_size_are_not_asked_for(choose):
+    files = {name: {"bytes": 2**50} for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    with pytest.raises(client.Unavailable, match=r"here: \w+\.json has 1125899906842624 bytes, and no more than"):
+        choose(files, "here")
+
+
 def test_the_commit_of_a_data_set_is_a_commit(server):
     server.add("datasets/org/texts", "main", {"a": b""})
     assert client.commit_of_dataset("org/texts", "main") == server.repos["datasets/org/texts"].branches["main"]

@@ -196,6 +196,15 @@ def test_a_hub_asks_no_other_address(tmp_path, read_published, place):
         assert other.requests == []
 
 
+def test_images_of_rows_are_not_opened(tmp_path, read_published):
+    (tmp_path / "secret.png").write_bytes(b"no picture: it would be an error to open it")
+    features = [{"name": "text", "dtype": "string"}, {"name": "image", "dtype": "image"}]
+    said = {"dataset_info": {"features": features}, "configs": [{"config_name": "default", "data_files": "a.jsonl"}]}
+    row = {"text": "text", "image": {"bytes": None, "path": str(tmp_path / "secret.png")}}
+    files = {"README.md": f"---\n{yaml.safe_dump(said)}---\n".encode(), "a.jsonl": json.dumps(row).encode() + b"\n"}
+    assert read_published(files) == [("text", "org/data:1")]
+
+
 def lines(count, text="text"):
     return gzip.compress(b"".join(json.dumps({"text": f"{text} {row}"}).encode() + b"\n" for row in range(count)))
 

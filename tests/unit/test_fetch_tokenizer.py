@@ -82,6 +82,17 @@ def test_settings_open_no_file_outside(take, tmp_path, key):
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == words
 
 
+@pytest.mark.parametrize("key", ["vocab_file", "tokenizer_file"])
+def test_special_tokens_open_no_file_outside(take, tmp_path, key, tiny_tokenizer):
+    """transformers takes every key of this file for a setting of the tokenizer, after its own."""
+    outside = json.loads((tmp_path / "source/tokenizer.json").read_text())
+    outside["model"]["vocab"]["secret"] = 64
+    (tmp_path / "outside.json").write_text(json.dumps(outside))
+    settings = {"eos_token": END, key: str(tmp_path / "outside.json")}
+    folder = take({"special_tokens_map.json": json.dumps(settings).encode()})
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tiny_tokenizer.get_vocab()
+
+
 def test_settings_choose_no_other_file(take, tmp_path, tiny_tokenizer):
     settings = json.loads((tmp_path / "source/tokenizer_config.json").read_text())
     settings |= {"fast_tokenizer_files": ["../source/tokenizer.4.0.0.json"]}

@@ -293,7 +293,8 @@ def test_a_config_may_call_its_classes_anything(take, files, architectures):
 
 @one_class
 def test_settings_of_generated_text_are_left_out(take, files, tmp_path):
-    settings = {"eos_token_id": [0, 1], "temperature": 0.5, "do_sample": False, "pad_token_id": "x"}
+    settings = {"eos_token_id": [0, 1], "temperature": 0.5, "do_sample": False, "pad_token_id": -5}
+    settings |= {"bos_token_id": "x", "output_attentions": True}
     take(files | {"generation_config.json": json.dumps(settings).encode()})
     assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"eos_token_id": [0, 1]}
     load_dense(tmp_path / "model").save_pretrained(tmp_path / "hub/saved")
@@ -455,6 +456,12 @@ def compressed(content: bytes) -> bytes:
     return file.getvalue()
 
 
+def half_hidden(content: bytes) -> bytes:
+    """A zip file that torch opens, and that Python does not take for one, for its comment looks like an end."""
+    end = content.rindex(b"PK\5\6")
+    return content[: end + 20] + b"\4\0PK\5\6"
+
+
 CANARY = "touched-by-a-pickle"
 ROW = torch.zeros(100_000)
 
@@ -475,6 +482,7 @@ ROW = torch.zeros(100_000)
         (pickled({"a": torch.empty(10**9, device="meta")}), "holds more .* asks for torch._utils._rebuild_meta_tensor"),
         (pickled({"a": Large()}), r"holds more than weights .*: it asks for (__builtin__|builtins)\.bytearray"),
         (pickled({"a": Large()}, _use_new_zipfile_serialization=False), r"holds more than weights .*\.bytearray"),
+        (half_hidden(pickled({"a": Large()})), "is damaged or cut off, or a zip file to some readers only"),
         (compressed(pickled({"a": ROW})), r"is compressed, or has a pickle of more than \d+ bytes: not opened"),
         (
             pickled({"a": torch.ones(1), "b" * 2**23: ROW}),
@@ -489,7 +497,7 @@ ROW = torch.zeros(100_000)
     ],
     ids=str.split(
         "expanded vast overlapping repeated code bare-code nested list sparse empty "
-        "large old-large compressed long old-long cut short old-cut html none"
+        "large old-large half-hidden compressed long old-long cut short old-cut html none"
     ),
 )
 def test_pickles_that_are_bombs_or_no_weights_are_refused(take, files, tmp_path, monkeypatch, content, message):
