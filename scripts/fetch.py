@@ -5,7 +5,6 @@ import json
 import logging
 import pickle
 import pickletools
-import re
 import shutil
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -166,8 +165,6 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     except (Excess, MemoryError):
         raise
     except Exception as error:
-        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise ValueError(f"{path} holds more than weights and is not opened: it asks for {asked[1]}") from error
         if is_pickle(path) and (isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)):
             raise ValueError(f"{path} holds more than weights and is not opened") from error
         raise ValueError(f"{path} is damaged or cut off, and cannot be read as weights") from error

@@ -37,7 +37,6 @@ def server(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as server:
         server.add(REPO, "step1", FILES)
         connect(server, monkeypatch)
-        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.01)
         yield server
 
 

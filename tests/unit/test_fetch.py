@@ -37,7 +37,6 @@ def server(tmp_path, monkeypatch):
         server.add(REPO, "main", FILES)
         connect(server, monkeypatch)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from scripts import fetch_dataset as stage
 from scripts.fetch_dataset import fetch_dataset
-from scripts.lib.hub import client, locks, patience
+from scripts.lib.hub import client, locks
 from scripts.lib.runtime import manifests
 from tests.hub import connect
 from tests.hub.server import Hub
@@ -33,7 +33,6 @@ def server(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as server:
         server.add(f"datasets/{REPO}", locks.CONVERTED, FILES)
         connect(server, monkeypatch)
-        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 

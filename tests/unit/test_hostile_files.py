@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scripts.fetch import fetch_checkpoint
-from scripts.lib.hub import client, patience
+from scripts.lib.hub import client
 from scripts.lib.models import folders, loadable
 from scripts.lib.models.loading import load_dense
 from scripts.publish import publish_own
@@ -38,7 +38,6 @@ one_class = pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)  # w
 def server(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as server:
         connect(server, monkeypatch)
-        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 

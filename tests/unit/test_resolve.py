@@ -77,7 +77,6 @@ def server(tmp_path, monkeypatch):
                 repo, BRANCH, {f"default/{split}/0000.parquet": benchmark_rows.parquet(name, 3) for split in splits}
             )
         connect(server, monkeypatch)
-        monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
         yield server
 
 
