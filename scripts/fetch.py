@@ -79,7 +79,7 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
         Unusable: its files are no whole model.
     """
     fetch_code(resolved, code, state)
-    where = f"{resolved['repo']} at {resolved['commit'][:12]}"
+    where = client.at(resolved["repo"], resolved["commit"])
     files = client.model_files(resolved["files"], where, code)  # a lock may list anything
     resolved = resolved | {"files": files}
     client.fetch_files(resolved, state)
@@ -110,7 +110,7 @@ def explained(resolved: dict, *folders: Path) -> Iterator[None]:
         message = str(error)
         for folder in folders:
             message = message.replace(f"{folder}/", "").replace(str(folder), "it")
-        where = f"{resolved['repo']} at {resolved['commit'][:12]}"
+        where = client.at(resolved["repo"], resolved["commit"])
         raise Unusable(
             f"{where}: {one_line(message)} (it is as the hub has it: leave it out, or tell its owners)"
         ) from error
@@ -269,7 +269,7 @@ def fetch_code(resolved: dict, code: dict[str, str], state: Path) -> None:
     Raises:
         Unavailable: a file is not what was pinned, or imports another one of the repository; it is fetched again.
     """
-    where = f"{resolved['repo']} at {resolved['commit'][:12]}"
+    where = client.at(resolved["repo"], resolved["commit"])
     if missing := sorted(code.keys() - resolved["files"].keys()):
         lock = "the lock was made before its code was pinned: run `make resolve` again"
         raise client.Unavailable(f"{where}: {', '.join(missing)} is not locked; {lock}")

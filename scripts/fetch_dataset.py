@@ -43,7 +43,7 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
     try:
         confined(lambda: check(fetched), MEMORY, SECONDS)
     except ValueError as error:
-        where = f"{repo} at {resolved['commit'][:12]}: {entry['name']}"
+        where = f"{client.at(repo, resolved['commit'])}: {entry['name']}"
         raise client.Unavailable(f"{where} cannot be read: {error}; take its task out, or tell its owners") from error
     content = {"bytes": fetched.stat().st_size, "sha256": manifests.sha256(fetched)}
     content["rows"] = pyarrow.parquet.read_metadata(fetched).num_rows

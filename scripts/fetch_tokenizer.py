@@ -44,7 +44,7 @@ def fetch_tokenizer(repo: str, locked: dict | None, state: Path, name: str, fold
         check(state)
         try_out(state, name)
     except ValueError as error:
-        where, why = f"{repo} at {resolved['commit'][:12]}", str(error).removeprefix(f"tokenizer {name}: ")
+        where, why = client.at(repo, resolved["commit"]), str(error).removeprefix(f"tokenizer {name}: ")
         raise ValueError(f"tokenizer {name}: {where}: {why}; name another one in `tokenizer_repo`") from error
     definition = {"source": "model", "path": str(state), "repo": repo, "commit": resolved["commit"]}
     manifest = tokenizer(definition, name, None, folder, manifest_path)

@@ -186,7 +186,7 @@ def read(repo: str, commit: str, files: dict[str, dict], name: str) -> dict:
     Raises:
         Unavailable: it holds no JSON object.
     """
-    what = f"{repo} at {commit[:12]}: {name}"
+    what = f"{client.at(repo, commit)}: {name}"
     if files[name]["bytes"] > LARGEST_JSON:
         raise client.Unavailable(f"{what} has {files[name]['bytes']} bytes, too many for what it should hold")
     with tempfile.TemporaryDirectory() as folder:

@@ -160,6 +160,11 @@ def resolve(repo: str, revision: str, choose, kind: str = "model") -> dict:
     return {"repo": repo, "commit": found["commit"], "files": choose(found["files"], f"{repo} at {revision}")}
 
 
+def at(repo: str, commit: str) -> str:
+    """A repository at a commit, for messages."""
+    return f"{repo} at {commit[:12]}"
+
+
 def fetch_files(resolved: dict, folder: Path) -> None:
     """Fetch the files of a resolved revision into a folder, showing how far it is in megabytes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,11 +189,11 @@ def fetch_file(repo: str, commit: str, name: str, entry: dict, folder: Path, kin
         OSError: the disk is full, or fails; what was fetched stays.
     """
     held = locks.holding(commit)
-    what = f"{repo} at {commit[:12]}: {name}{f', locked in {held}' if held else ''}"
+    what = f"{at(repo, commit)}: {name}{f', locked in {held}' if held else ''}"
     try:
         path = inside(folder, name)
     except ValueError as error:
-        raise Unavailable(f"{repo} at {commit[:12]}: {error}: not fetched; if a lock names it, delete that") from error
+        raise Unavailable(f"{at(repo, commit)}: {error}: not fetched; if a lock names it, delete that") from error
     part = path.with_name(f"{path.name}.part")
     url = hf_hub_url(repo, name, revision=commit, repo_type=kind)
 
