@@ -107,18 +107,27 @@ def test_a_file_where_a_folder_should_be(fresh, arguments):
     assert not (fresh / "resources").exists()
 
 
-def test_what_snakemake_says_of_config_files_that_it_cannot_read(fresh):
-    """It reads them before anything of this project runs; `make plan` says more."""
-    missing = snakemake(fresh, "typo", "--dry-run", fails=True)
-    assert missing.strip().splitlines()[-1].endswith("No such file or directory: 'config/studies/typo.yaml'")
+def test_config_files_that_cannot_be_read(fresh, tmp_path, canary):
+    """Snakemake's own reading of them ends in a traceback, names no file, or runs what is in them."""
     smoke = fresh / "config/studies/smoke.yaml"
     smoke.write_text(smoke.read_text() + "tabulate:\n\tseed: 2\n")
-    assert "not valid JSON or YAML" in message(fresh)
-    plan = [sys.executable, "-m", "scripts.commands.plan", "smoke"]
-    said = subprocess.run(plan, cwd=fresh, capture_output=True, text=True, check=False).stderr
     line = len(smoke.read_text().splitlines())
-    assert f"config/studies/smoke.yaml is not valid YAML: line {line}, column 1: a tab; indent with spaces" in said
-    assert "Traceback" not in said
+    tab = f"smoke.yaml is not valid YAML: line {line}, column 1: a tab; indent with spaces"
+    code = f"__use_yte__: true\n__definitions__:\n  - open({str(canary)!r}, 'w').write('study')\n"
+    (fresh / "config/studies/code.yaml").write_text(code)
+    mistakes = {
+        "smok": "config/studies/smok.yaml does not exist; did you mean `smoke.yaml`",
+        "smoke": tab,
+        "code": "code.yaml: templates are not evaluated here: remove `__use_yte__`",
+    }
+    for place, profile in ((fresh, "workflow/profiles/local"), (tmp_path, f"{fresh}/workflow/profiles/local")):
+        for study, says in mistakes.items():
+            start = [sys.executable, "-m", "snakemake", "--profile", profile, "--snakefile", f"{fresh}/Snakefile"]
+            run = [*start, "--dry-run", "--configfile", f"{fresh}/config/studies/{study}.yaml"]
+            done = subprocess.run(run, cwd=place, capture_output=True, text=True, check=False)
+            assert done.returncode == 1
+            assert says in done.stderr
+            assert "Traceback" not in done.stderr
 
 
 def test_from_another_directory(fresh, tmp_path):

@@ -32,7 +32,8 @@ def read_yaml(path: Path | str) -> dict:
     try:
         content = _load(Path(path).read_text())
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist") from error
+        names = [file.name for file in Path(path).parent.glob("*.yaml")]
+        raise ConfigError(f"{path} does not exist{_suggest(Path(path).name, names)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:

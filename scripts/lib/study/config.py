@@ -1,5 +1,7 @@
 """Checks that concern a study's whole config, and the corpora and tokenizers that it names."""
 
+import argparse
+import sys
 from pathlib import Path
 
 from scripts.lib.runtime.config_files import ConfigError, load_named, read_yaml
@@ -68,6 +70,24 @@ def require_study(config: dict, folder: Path | str) -> None:
     if "study" not in config:
         studies = ", ".join(sorted(p.stem for p in Path(folder).glob("*.yaml")))
         raise ConfigError(f"no study is named: add --configfile {folder}/NAME.yaml, where NAME is one of: {studies}")
+
+
+def require_readable(arguments: list[str]) -> None:
+    """End the process with one message if a config file of Snakemake's command line cannot be read as data.
+
+    The profiles call it: before Snakemake reads the Snakefile it reads these files, where it evaluates `__use_yte__`,
+    ends in a traceback if one is missing, and does not say in which file a mistake is.
+
+    Args:
+        arguments: of Snakemake's command line.
+    """
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
+    for file in known.parse_known_args(arguments)[0].configfile:
+        try:
+            read_yaml(file)
+        except ConfigError as error:
+            sys.exit(str(error))
 
 
 def require_one_study(files, arguments=()) -> None:
