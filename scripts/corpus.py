@@ -22,13 +22,14 @@ from scripts.lib.data.duplicates import OVERLAP_WORDS, near_duplicates, overlap
 from scripts.lib.hub import locks
 from scripts.lib.hub.client import commit_of_dataset
 from scripts.lib.runtime import manifests
-from scripts.lib.runtime.confined import streamed
+from scripts.lib.runtime.confined import more_memory, streamed
 from scripts.lib.runtime.logs import Progress, open_log
 from scripts.lib.runtime.untrusted import one_line
 
 SPLITS = ("train", "validation", "calibration")
 ROW_GROUP = 16_384
 ROW_MEMORY, ROW_SECONDS = 4 * 2**30, 300  # bytes, and time on a core for the next row of a hub; in config/README.md
+LINE_MEMORY = 2 * 2**30  # bytes for the next row where files are read by lines, not by groups of rows; as above
 LONGEST = 10**8  # characters of a document of a hub; in config/README.md
 ADDRESSES = {"hf", "file", "local", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # of what is read for a corpus
 PLACES = {"name", "version", "description", "data_files", "data_dir", "features"}  # of a configuration in a card
@@ -242,21 +243,24 @@ def hub(definition: dict) -> Iterator[Document]:
 
 
 def texts_of_hub(definition: dict) -> Iterator[str]:
-    """The text of each row of a dataset; raises ValueError and MemoryError."""
+    """The text of each row of a dataset; raises ValueError."""
     import datasets
 
     if locks.is_published(definition):
         only_from_the_hub()
     which, field = (definition.get("name"), definition.get("revision")), definition.get("text_field", "text")
-    rows = None
+    rows, most = None, ROW_MEMORY
     while True:
         try:
             if rows is None:
                 builder = datasets.load_dataset_builder(definition["dataset"], which[0], revision=which[1])
-                require_plain(builder)
-                rows = iter(undecoded(builder.as_streaming_dataset(split=definition["split"])))
-            row = next(rows, None)
-        except (MemoryError, NotPlainError):
+                most = require_plain(builder)
+            with more_memory(most):
+                rows = rows or iter(undecoded(builder.as_streaming_dataset(split=definition["split"])))
+                row = next(rows, None)
+        except MemoryError:
+            raise ValueError(f"it takes more than {most / 1e9:.1f} GB") from None
+        except NotPlainError:
             raise
         except Exception as error:  # of its many readers
             said = str(error).rpartition(" on the Hugging Face Hub either: ")[2]  # before it, a folder of this machine
@@ -273,8 +277,11 @@ class NotPlainError(ValueError):
     """A dataset asks for more than that its files be read."""
 
 
-def require_plain(builder) -> None:
+def require_plain(builder) -> int:
     """Check how `datasets` is to read files, which their repository says by its card, other files, and their names.
+
+    Returns:
+        the bytes that a row may take; a packed line grows a thousandfold before it can be seen to be too long.
 
     Raises:
         NotPlainError: by a reader of more than text and numbers, or with settings, of which some are programs (patterns
@@ -297,8 +304,9 @@ def require_plain(builder) -> None:
     if chosen not in ({}, {"sep": "\t"}):  # which files called .tsv have
         raise NotPlainError(
             f"its card sets {', '.join(chosen)}; of a card's `configs` only config_name, data_files, data_dir, default "
-            "and features are taken; copy the files, and name the copies in a corpus of `source: files`"
+            "and features are taken; make its files jsonl or parquet, and name them in a corpus of `source: files`"
         )
+    return ROW_MEMORY if isinstance(builder, Arrow | Parquet) else LINE_MEMORY
 
 
 def undecoded(dataset):

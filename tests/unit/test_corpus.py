@@ -294,10 +294,10 @@ def packed(kind, content):
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip"])
 def test_a_line_without_end_is_refused(read_published, monkeypatch, kind):
-    monkeypatch.setattr(stage, "ROW_MEMORY", 4 * 10**8)
-    content = packed(kind, b'{"text": "' + b"a" * 2 * 10**8 + b'"}\n')
+    monkeypatch.setattr(stage, "LINE_MEMORY", 5 * 10**7)
+    content = packed(kind, b'{"text": "' + b"a" * 10**8 + b'"}\n')
     assert len(content) < 10**6
-    with pytest.raises(ValueError, match=r"^org/data, row 1: it takes more than 0\.4 GB"):
+    with pytest.raises(ValueError, match=r"^org/data, row 1: it takes more than 0\.1 GB$"):
         read_published({f"a.{kind}" if kind == "zip" else f"a.jsonl.{kind}": content})
 
 
