@@ -10,6 +10,12 @@ import pytest
 from scripts.lib.runtime.confined import confined, more_memory, streamed
 
 
+@pytest.fixture(autouse=True)
+def busy(monkeypatch):
+    """A machine with much other work takes long for a second of a core."""
+    monkeypatch.setattr("scripts.lib.runtime.confined.WAITED", 200)
+
+
 def fail(error):
     raise error
 
