@@ -1,6 +1,7 @@
 """corpus: collect documents, remove near-duplicates, split them by document into train, validation and calibration."""
 
 import ast
+import dataclasses
 import glob
 import hashlib
 import importlib.metadata
@@ -12,7 +13,6 @@ import platform
 import warnings
 from collections.abc import Iterator
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import polars as pl
@@ -22,15 +22,17 @@ from scripts.lib.data.duplicates import OVERLAP_WORDS, near_duplicates, overlap
 from scripts.lib.hub import locks
 from scripts.lib.hub.client import commit_of_dataset
 from scripts.lib.runtime import manifests
-from scripts.lib.runtime.confined import more_memory
+from scripts.lib.runtime.confined import more_memory, streamed
 from scripts.lib.runtime.logs import Progress, open_log
 from scripts.lib.runtime.untrusted import one_line
 
 SPLITS = ("train", "validation", "calibration")
 ROW_GROUP = 16_384
-ROW_MEMORY = 4 * 2**30  # bytes more that reading the next row of a hub may take; in config/README.md
+ROW_MEMORY, ROW_SECONDS = 4 * 2**30, 300  # bytes, and time on a core for the next row of a hub; in config/README.md
+LINE_MEMORY = 2 * 2**30  # bytes for the next row where files are read by lines, not by groups of rows; as above
 LONGEST = 10**8  # characters of a document of a hub; in config/README.md
 ADDRESSES = {"hf", "file", "local", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # of what is read for a corpus
+PLACES = {"name", "version", "description", "data_files", "data_dir", "features"}  # of a configuration in a card
 Document = tuple[str, str]  # text, source
 
 
@@ -223,34 +225,88 @@ def parquet_rows(path: str, field: str) -> Iterator[Document]:
 def hub(definition: dict) -> Iterator[Document]:
     """Documents of a dataset, streamed through `datasets`: `dataset`, `name`, `split`, `revision`, `text_field`.
 
+    It is read in a child process with bounds: what a stranger says of files may make their readers run without end.
+
     Raises:
-        ValueError: a row has no text, or one that is too long or takes too much memory, or the dataset cannot be read.
+        ValueError: a row has no text, one that is too long or takes too much memory or time, or the dataset cannot be
+            read.
     """
+    dataset, revision, number = definition["dataset"], definition.get("revision"), 0
+    progress = Progress(definition.get("documents") or 10**9, "documents")
+    try:
+        for number, text in enumerate(streamed(lambda: texts_of_hub(definition), ROW_MEMORY, ROW_SECONDS), start=1):
+            progress.update(number)
+            yield text, f"{dataset}:{number}"
+    except ValueError as error:
+        where = f"{dataset} at {revision}" if revision else dataset
+        raise ValueError(f"{where}, row {number + 1}: {error}") from error
+
+
+def texts_of_hub(definition: dict) -> Iterator[str]:
+    """The text of each row of a dataset; raises ValueError."""
     import datasets
 
-    dataset, field = definition["dataset"], definition.get("text_field", "text")
-    which = {"name": definition.get("name"), "split": definition["split"], "revision": definition.get("revision")}
     if locks.is_published(definition):
         only_from_the_hub()
-    progress = Progress(definition.get("documents") or 10**9, "documents")
-    rows, where = None, f"{dataset} at {which['revision']}" if which["revision"] else dataset
-    for number in count(1):
+    which, field = (definition.get("name"), definition.get("revision")), definition.get("text_field", "text")
+    rows, most = None, ROW_MEMORY
+    while True:
         try:
-            with more_memory(ROW_MEMORY):
-                rows = rows or iter(undecoded(datasets.load_dataset(dataset, **which, streaming=True)))
+            if rows is None:
+                builder = datasets.load_dataset_builder(definition["dataset"], which[0], revision=which[1])
+                most = require_plain(builder)
+            with more_memory(most):
+                rows = rows or iter(undecoded(builder.as_streaming_dataset(split=definition["split"])))
                 row = next(rows, None)
-        except MemoryError as error:
-            raise ValueError(f"{where}, row {number}: it takes more than {ROW_MEMORY / 1e9:.1f} GB") from error
+        except MemoryError:
+            raise ValueError(f"it takes more than {most / 1e9:.1f} GB") from None
+        except NotPlainError:
+            raise
         except Exception as error:  # of its many readers
             said = str(error).rpartition(" on the Hugging Face Hub either: ")[2]  # before it, a folder of this machine
-            raise ValueError(f"{where}, row {number}: `datasets` cannot read it: {one_line(said)}") from error
+            raise ValueError(f"`datasets` cannot read it: {one_line(said)}") from error
         if row is None:
             return
-        progress.update(number)
-        text = text_of(row, field, f"{dataset}, row {number}")
+        text = text_of(row, field, "it")
         if len(text) > LONGEST:
-            raise ValueError(f"{where}, row {number}: it has {len(text)} characters, {LONGEST} at most are read")
-        yield text, f"{dataset}:{number}"
+            raise ValueError(f"it has {len(text)} characters, {LONGEST} at most are read")
+        yield text
+
+
+class NotPlainError(ValueError):
+    """A dataset asks for more than that its files be read."""
+
+
+def require_plain(builder) -> int:
+    """Check how `datasets` is to read files, which their repository says by its card, other files, and their names.
+
+    Returns:
+        the bytes that a row may take; a packed line grows a thousandfold before it can be seen to be too long.
+
+    Raises:
+        NotPlainError: by a reader of more than text and numbers, or with settings, of which some are programs (patterns
+            for pandas) and others change what is read.
+    """
+    from datasets.packaged_modules.arrow.arrow import Arrow
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.text.text import Text
+
+    if not isinstance(builder, Arrow | Csv | Json | Parquet | Text):
+        raise NotPlainError(
+            "its files are none of csv, tsv, jsonl, json, parquet, txt or arrow, which are read for texts"
+        )
+    config = builder.config
+    usual = type(config)()
+    names = [field.name for field in dataclasses.fields(config) if field.name not in PLACES]
+    chosen = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(usual, name)}
+    if chosen not in ({}, {"sep": "\t"}):  # which files called .tsv have
+        raise NotPlainError(
+            f"its card sets {', '.join(chosen)}; of a card's `configs` only config_name, data_files, data_dir, default "
+            "and features are taken; make its files jsonl or parquet, and name them in a corpus of `source: files`"
+        )
+    return ROW_MEMORY if isinstance(builder, Arrow | Parquet) else LINE_MEMORY
 
 
 def undecoded(dataset):

@@ -15,7 +15,7 @@ from scripts.lib.hub.locks import CONVERTED
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import confined
 from scripts.lib.runtime.logs import open_log
-from scripts.lib.runtime.untrusted import parse_json
+from scripts.lib.runtime.untrusted import one_line, parse_json
 
 MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
@@ -58,20 +58,41 @@ def check(path: Path) -> None:
     """Read a parquet file once, for what it would cost a reader: some megabytes can hold one text a billion times.
 
     Raises:
-        ValueError: it is none, has too many rows or bytes, or columns that are more than numbers and text.
+        ValueError: it is none, has too many rows or bytes, columns that are more than numbers and text, or is not
+            loaded.
     """
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"it is no parquet file ({error})") from error
     require_plain((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    load(file.schema_arrow.empty_table())
     rows = size = 0
     for batch in file.iter_batches(batch_size=256, use_threads=False):
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows > MOST_ROWS or size > MOST_DECODED:
             raise ValueError(f"it holds more than {MOST_ROWS} rows or {MOST_DECODED} bytes")
+        load(pyarrow.Table.from_batches([batch]))
     if rows != file.metadata.num_rows:
         raise ValueError(f"it says that it has {file.metadata.num_rows} rows, and has {rows}")
+
+
+def load(table: pyarrow.Table) -> None:
+    """Make rows of a table as the harness will, by `datasets` and what the file's schema tells it of the columns.
+
+    Raises:
+        ValueError: it cannot, as the schema has types that are none, or that the columns cannot be turned into.
+    """
+    from datasets import Dataset, DatasetInfo, Features
+    from datasets.table import table_cast
+
+    try:
+        features = Features.from_arrow_schema(table.schema)
+        Dataset(table_cast(table, features.arrow_schema), info=DatasetInfo(features=features))[:]
+    except MemoryError:
+        raise
+    except Exception as error:  # of what it makes by a stranger's words
+        raise ValueError(f"`datasets` does not load it ({type(error).__name__}: {one_line(error, 200)})") from error
 
 
 def require_plain(said: bytes) -> None:

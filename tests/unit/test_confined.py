@@ -7,7 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from scripts.lib.runtime.confined import confined, more_memory
+from scripts.lib.runtime.confined import confined, more_memory, streamed
+
+
+@pytest.fixture(autouse=True)
+def busy(monkeypatch):
+    """A machine with much other work takes long for a second of a core."""
+    monkeypatch.setattr("scripts.lib.runtime.confined.WAITED", 200)
 
 
 def fail(error):
@@ -50,3 +56,55 @@ def test_memory_is_bounded_for_a_while():
         np.ones(10**8)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert np.ones(10**7).size == 10**7
+
+
+def counted(after):
+    """Two numbers, then what a function does."""
+    yield from (1, 2)
+    after()
+
+
+def test_each_item_has_its_own_time():
+    def slowly():
+        for number in range(4):
+            end = time.process_time() + 0.7
+            while time.process_time() < end:
+                pass
+            yield number
+
+    assert list(streamed(slowly, 10**8, 1)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (forever, "^it takes more than 1 s$"),
+        (lambda: fail(ValueError("no\nrow")), "^no row$"),
+        (lambda: np.ones(10**8), r"^it takes more than 0\.0 GB$"),
+        (lambda: os.abort(), r"its process fell \(status -6\)$"),
+    ],
+)
+def test_what_comes_before_a_failure_is_given(after, message):
+    got = []
+    with pytest.raises(ValueError, match=message):
+        got.extend(streamed(lambda: counted(after), 10**7, 1))
+    assert got == [1, 2]
+
+
+def test_a_child_ends_with_its_reader():
+    def numbers():
+        yield os.getpid()
+        while True:
+            yield 0
+
+    rows = streamed(numbers, 10**8, 9)
+    child = next(rows)
+    rows.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_a_large_file_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.lib.runtime.confined.LARGEST_JSON", 1000)
+    with pytest.raises(ValueError, match="File too large"):
+        confined(lambda: (tmp_path / "a").write_bytes(b"a" * 2000), 10**8, 9)

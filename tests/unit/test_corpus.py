@@ -1,9 +1,13 @@
 """scripts/corpus.py on small packages, files and datasets."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import polars as pl
@@ -142,7 +146,7 @@ def test_hub_datasets_are_streamed(tmp_path):
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(ValueError, match="only 46 documents of at least 30 characters, 60 are asked for"):
         run(definition | {"documents": 60}, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"row 1 has no text in field 'text' .* it has content"):
+    with pytest.raises(ValueError, match=r"row 1: it has no text in field 'text' .* it has content"):
         run(definition | {"text_field": "text"}, tmp_path / "out")
 
 
@@ -164,9 +168,9 @@ def read_published(tmp_path, monkeypatch):
         yield run
 
 
-def card(place):
-    """What says where a data set's files are."""
-    said = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": place}]}]}
+def card(place, **settings):
+    """What says where a data set's files are, and how they are read."""
+    said = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": place}]} | settings]}
     return {"README.md": f"---\n{yaml.safe_dump(said)}---\n".encode()}
 
 
@@ -213,16 +217,94 @@ def test_compressed_files_are_read(read_published):
     assert read_published({"a.jsonl.gz": lines(3)}) == [(f"text {row}", f"org/data:{row + 1}") for row in range(3)]
 
 
-def test_a_row_has_an_end(read_published, monkeypatch):
-    read_published({"a.jsonl.gz": lines(1)})  # what is imported is no memory of a row
-    with monkeypatch.context() as shorter, pytest.raises(ValueError, match="row 2: it has 6 characters, 5 at most"):
-        shorter.setattr(stage, "LONGEST", 5)
-        read_published({"a.jsonl.gz": lines(1, "abc") + lines(1, "abcd")})
-    monkeypatch.setattr(stage, "ROW_MEMORY", 10**7)
-    content = lines(1, "a" * 5 * 10**7)
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "named"),
+    [
+        ("a.csv", b"text,x\n" + b"a" * 60 + b"c,1\n", {"engine": "python", "sep": "(a|aa)+b"}, "sep, engine"),
+        ("a.csv", b"text\na\n", {"delimiter": "|"}, "sep, delimiter"),
+        ("a.csv", b"text\na\n", {"date_format": "%Y", "storage_options": {}}, "date_format"),
+        ("a.tsv", b"text\na\n", {"sep": "\t+"}, "sep"),
+        ("a.jsonl", b'{"text": "a"}', {"field": "text"}, "field"),
+        ("a.jsonl", b'{"text": "a"}', {"chunksize": 10**12}, "chunksize"),
+        ("a.txt", b"a", {"sample_by": "document", "encoding": "idna"}, "encoding, sample_by"),
+    ],
+)
+def test_a_card_sets_no_reader(read_published, name, content, settings, named):
+    """Some settings are programs: a pattern may take longer than the world has lasted."""
+    with pytest.raises(ValueError, match=f"org/data, row 1: its card sets {named}; of a card's `configs` only"):
+        read_published(card(name, **settings) | {name: content})
+
+
+def test_a_file_beside_the_card_sets_no_reader(read_published):
+    said = {"configs": [{"config_name": "default", "data_files": "a.csv", "quotechar": "a"}]}
+    with pytest.raises(ValueError, match="org/data, row 1: its card sets quotechar; of"):
+        read_published({".huggingface.yaml": yaml.safe_dump(said).encode(), "a.csv": b"text\na\n"})
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "b/a.jsonl"])
+def test_a_card_says_where_files_are(read_published, name):
+    rows = {"a.csv": b"text,x\na,1\n", "a.tsv": b"text\tx\na\t1\n", "a.txt": b"a\n", "b/a.jsonl": b'{"text": "a"}\n'}
+    features = [{"name": "text", "dtype": "string"}]
+    settings = {"default": True, "version": "1.0.0"} | ({"features": features} if name == "a.txt" else {})
+    assert read_published(card(name, **settings) | {name: rows[name]}) == [("a", "org/data:1")]
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.tar", "a.h5", "a.png", "a.lance"])
+def test_files_that_are_no_texts_are_refused(read_published, name):
+    with pytest.raises(ValueError, match=r"org/data, row 1: .*(its files are none of csv|cannot read it)"):
+        read_published({name: b"a"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"name": "text", "dtype": {"class_label": {"names_file": "/dev/zero"}}}],
+        [{"name": "text", "dtype": "evil"}],
+        [{"name": "text", "list": 5}],
+        [5],
+        "text",
+    ],
+)
+@pytest.mark.parametrize("legacy", [True, False])
+def test_descriptions_of_columns_that_are_none_are_refused(read_published, monkeypatch, said, legacy):
+    monkeypatch.setattr(stage, "ROW_MEMORY", 5 * 10**8)
+    about = {"README.md": f"---\n{yaml.safe_dump({'dataset_info': {'features': said}})}---\n".encode()}
+    if legacy:
+        about = {"dataset_infos.json": json.dumps({"default": {"features": {"text": {"_type": said}}}}).encode()}
+    with pytest.raises(ValueError, match=r"^org/data, row 1: .*(it takes more than 0\.5 GB|cannot read it)"):
+        read_published(about | {"a.jsonl": b'{"text": "a"}\n'})
+
+
+def test_a_hang_ends(read_published, monkeypatch):
+    """A name of files is made a pattern, here one that goes through all ways to cut a long name into 20 parts."""
+    monkeypatch.setattr(stage, "ROW_SECONDS", 3)
+    with pytest.raises(ValueError, match=r"^org/data, row 1: it takes more than 3 s$"):
+        read_published(card("a*" * 20 + "b.jsonl") | {"a" * 100 + ".jsonl": b'{"text": "a"}\n'})
+
+
+def packed(kind, content):
+    """A file's bytes in an archive or a compressed file."""
+    if kind == "zip":
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.jsonl", content)
+        return file.getvalue()
+    return {"gz": gzip, "bz2": bz2, "xz": lzma}[kind].compress(content)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip"])
+def test_a_line_without_end_is_refused(read_published, monkeypatch, kind):
+    monkeypatch.setattr(stage, "LINE_MEMORY", 5 * 10**7)
+    content = packed(kind, b'{"text": "' + b"a" * 10**8 + b'"}\n')
     assert len(content) < 10**6
-    with pytest.raises(ValueError, match=r"org/data, row 1: it takes more than 0\.0 GB"):
-        read_published({"a.jsonl.gz": content})
+    with pytest.raises(ValueError, match=r"^org/data, row 1: it takes more than 0\.1 GB$"):
+        read_published({f"a.{kind}" if kind == "zip" else f"a.jsonl.{kind}": content})
+
+
+def test_a_row_has_an_end(read_published, monkeypatch):
+    monkeypatch.setattr(stage, "LONGEST", 5)
+    with pytest.raises(ValueError, match="row 2: it has 6 characters, 5 at most"):
+        read_published({"a.jsonl.gz": lines(1, "abc") + lines(1, "abcd")})
 
 
 def test_a_corpus_for_evaluation_alone_has_an_empty_train_split(tmp_path):

@@ -6,7 +6,7 @@ import json
 import polars as pl
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
 
 from scripts import fetch_dataset as stage
 from scripts.fetch_dataset import fetch_dataset
@@ -214,6 +214,53 @@ def test_columns_that_open_files_are_refused(server, take, features, columns, me
     server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": with_features(features, **columns)})
     with pytest.raises(client.Unavailable, match=f"0000.parquet cannot be read: {message}.*; take"):
         take("a/test/0000.parquet")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"a": {"dtype": "string", "_type": 5}},
+        {"a": {"dtype": "string", "_type": ["Value"]}},
+        {"a": {"dtype": "evil", "_type": "Value"}},
+        {"a": {"dtype": 5, "_type": "Value"}},
+        {"a": {"dtype": {}, "_type": "Value"}},
+        {"a": {"_type": "Value"}},
+        {"a": {"_type": "List"}},
+        {"a": {"_type": "List", "feature": "string"}},
+        {"a": "string"},
+        {"a": None},
+        [1],
+        "text",
+        {"b": {"dtype": "evil", "_type": "Value"}},
+    ],
+)
+def test_a_schema_that_is_not_loaded_is_refused(server, take, said):
+    """What the schema says fails while the file is fetched, and not in each of the jobs that read it."""
+    refused = f"{REPO} at .*0000.parquet cannot be read: `datasets` does not load it"
+    for rows in (["text"], pyarrow.array([], pyarrow.string())):
+        server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": with_features(said, a=rows)})
+        with pytest.raises(client.Unavailable, match=refused):
+            take("a/test/0000.parquet")
+
+
+@pytest.mark.parametrize(
+    ("said", "columns"),
+    [
+        ({"a": {"dtype": "int64", "_type": "Value"}}, {"a": ["text"]}),
+        ({"b": {"dtype": "string", "_type": "Value"}}, {"a": ["text"]}),
+        ({"a": {"_type": "List", "feature": {"dtype": "int8", "_type": "Value"}, "length": 10**9}}, {"a": [[1]]}),
+        ({"a": {"_type": "ClassLabel", "names": ["no"]}}, {"a": [7]}),
+        ({"a": {"_type": "ClassLabel", "names": [5, []]}}, {"a": [0]}),
+        (None, {"a": ["text"]}),
+    ],
+)
+def test_what_is_fetched_loads(server, take, tmp_path, said, columns):
+    """Where the schema does not fit the columns, `datasets` goes by them."""
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": with_features(said, **columns)})
+    take("a/test/0000.parquet")
+    file = str(tmp_path / "out/0000.parquet")
+    rows = load_dataset("parquet", data_files={"test": file}, cache_dir=str(tmp_path / "cache"))["test"]
+    assert rows[:] == columns
 
 
 def test_a_schema_that_is_no_json_is_refused(server, take):

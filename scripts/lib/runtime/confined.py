@@ -1,16 +1,16 @@
 """Bounds on what others' files make libraries do: memory in this process, and memory and time in a child of it."""
 
-import contextlib
 import faulthandler
+import math
 import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.lib.runtime.untrusted import one_line
+from scripts.lib.runtime.untrusted import LARGEST_JSON, one_line
 
 STATM = Path("/proc/self/statm")
 WAITED = 10  # seconds of waiting for each of work, on a machine that does other work too
@@ -38,22 +38,45 @@ def more_memory(most: int) -> Iterator[None]:
 def confined(call: Callable[[], object], memory: int, seconds: int) -> None:
     """Make a call in a child of this process, for its failures; what it gives is lost.
 
+    Args, Raises: as of `streamed`; the bounds are those of the call.
+    """
+
+    def nothing() -> Iterator:
+        call()
+        yield from ()
+
+    list(streamed(nothing, memory, seconds))
+
+
+def streamed(make: Callable[[], Iterable], memory: int, seconds: int) -> Iterator:
+    """What an iterable gives, which is made and gone through in a child of this process; it writes no large files.
+
     Args:
-        memory: bytes that it may take beyond what this process has.
-        seconds: time on a core that it may take.
+        make: gives the iterable, in the child; its items are pickled.
+        memory: bytes that the child may take beyond what this process has.
+        seconds: time on a core that each item may take.
 
     Raises:
         ValueError: it takes more, or fails; a line.
     """
     context = multiprocessing.get_context("fork")  # what is imported need not be imported again
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(call, there, memory, seconds), daemon=True)
+    child = context.Process(target=_child, args=(make, there, memory, seconds), daemon=True)
     child.start()
     there.close()
     said = None
     try:
-        with contextlib.suppress(EOFError):
-            said = here.recv() if here.poll(seconds * WAITED) else f"it takes more than {seconds * WAITED} s"
+        while said is None:
+            if here.poll(seconds * WAITED):
+                goes_on, content = here.recv()
+                if goes_on:
+                    yield content
+                else:
+                    said = content
+            else:
+                said = f"it takes more than {seconds * WAITED} s"
+    except (EOFError, OSError):  # it has ended, between two items or within one
+        pass
     finally:
         child.kill()
         child.join()
@@ -63,24 +86,34 @@ def confined(call: Callable[[], object], memory: int, seconds: int) -> None:
     elif said is None:
         said = f"it takes more than {memory / 1e9:.1f} GB, or its process fell (status {child.exitcode})"
     if said:
-        raise ValueError(one_line(said))
+        raise ValueError(said)
 
 
-def _child(call: Callable[[], object], there, memory: int, seconds: int) -> None:
-    """Make the call and tell how it failed: nothing if it did not."""
+def _child(make: Callable[[], Iterable], there, memory: int, seconds: int) -> None:
+    """Send (True, item) for each item, then (False, how it failed), a line that is empty if it did not."""
     faulthandler.disable()
     nowhere = os.open(os.devnull, os.O_WRONLY)  # for libraries print what they are refused for
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads would not have outlived the fork
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    _bound(resource.RLIMIT_FSIZE, LARGEST_JSON)
     said = ""
     try:
         with more_memory(memory):
-            call()
+            _bound(resource.RLIMIT_CPU, seconds)
+            for item in make():
+                there.send((True, item))
+                used = resource.getrusage(resource.RUSAGE_SELF)
+                _bound(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
     except BaseException as error:  # of any library, those of Rust among them
         known = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         short = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
         said = f"it takes more than {memory / 1e9:.1f} GB" if short else known
-    there.send(said)
+    there.send((False, one_line(said)))
+
+
+def _bound(what: int, most: int) -> None:
+    """Set a limit of this process, which may be set again; one that it has by whoever started it stays."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
