@@ -10,6 +10,7 @@ from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import one_line, read_json
 
 # Nothing else is linked: transformers would follow an adapter_config.json to any other folder, for one.
+LONGEST_WORD = 100  # characters of the name of a class
 SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")  # as the tokenizers of T5 and XLM-R call theirs
 BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *TOKENIZER_FILES, *SENTENCEPIECE)
 
@@ -77,19 +78,25 @@ def describe(folder: Path, identity: dict) -> dict:
     """The manifest of a checkpoint: which it is, then what can be read off its folder."""
     config = read_json(folder / "config.json")
     classes = config.get("architectures")
+    dtype = config.get("dtype") or config.get("torch_dtype")
     files = manifests.describe_files(folder)
     return {
         "kind": "checkpoint",
         "status": "ok",
         **identity,
-        "architecture": classes[0] if classes and isinstance(classes, list) else None,
+        "architecture": word(classes[0]) if classes and isinstance(classes, list) else None,
         "parameters": count_parameters(folder),
         "bytes": sum(entry["bytes"] for entry in files.values()),
-        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "dtype": word(dtype),
         "revision": manifests.weights_hash(files),
         "files": files,
         "versions": manifests.versions(),
     }
+
+
+def word(value: object) -> str | None:
+    """A text of a config that anybody may have written, for a manifest; None where it is no text."""
+    return one_line(value, LONGEST_WORD) if isinstance(value, str) else None
 
 
 if __name__ == "__main__":

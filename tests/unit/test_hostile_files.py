@@ -272,6 +272,23 @@ def test_tables_that_are_far_larger_than_the_files_are_refused(take, tmp_path):
     require_refused(manifest, tmp_path / "model", r"the model has 1600000000 bytes of tables beside its weights")
 
 
+MAMBA = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "key", "value"),
+    [
+        ("mamba2", MAMBA, "chunk_size", 30_000),
+        ("mpt", {"d_model": 32, "n_heads": 2, "n_layers": 1}, "max_seq_len", 4 * 10**9),
+    ],
+)
+def test_a_model_that_makes_far_more_while_it_runs_is_refused(take, tmp_path, kind, shape, key, value):
+    files = made(tmp_path / "hub/made", kind, **shape)
+    assert take(files)["status"] == "ok"
+    manifest = take(files | {"config.json": edited(files["config.json"], **{key: value})})
+    require_refused(manifest, tmp_path / "model", r"it takes \d+ GB or more to read 8 tokens, 2\.1 are let")
+
+
 def test_a_model_that_loads_and_cannot_be_run_is_refused(take, tmp_path):
     files = made(tmp_path / "hub/made", "llama", intermediate_size=8, num_attention_heads=3, num_key_value_heads=2)
     require_refused(take(files), tmp_path / "model", r"it cannot be run \(RuntimeError: .*size")
@@ -287,6 +304,26 @@ def test_outputs_keep_their_names(take, files, tmp_path):
 @pytest.mark.parametrize("architectures", [5, {}, [], None, "x"])
 def test_a_config_may_call_its_classes_anything(take, files, architectures):
     manifest = take(files | {"config.json": edited(files["config.json"], architectures=architectures)})
+    assert manifest["status"] == "refused" or manifest["architecture"] is None
+
+
+@one_class
+@pytest.mark.parametrize("key", ["architectures", "dtype"])
+def test_texts_of_a_config_are_short_lines_in_the_manifest(take, files, key):
+    hostile = "=cmd()\n<b>\x1b[2J" + "A" * 10**6
+    content = edited(files["config.json"], **{key: [hostile] if key == "architectures" else hostile})
+    manifest = take(files | {"config.json": content})
+    if key == "architectures":
+        assert manifest["status"] == "ok"
+        assert manifest["architecture"].startswith("=cmd() <b> [2JAAA")
+    assert len(json.dumps(manifest)) < 5000
+    assert json.dumps(manifest).isprintable()
+
+
+@one_class
+@pytest.mark.parametrize("value", [{"a": ["x"]}, [1]])
+def test_what_is_no_text_is_no_class(take, files, value):
+    manifest = take(files | {"config.json": edited(files["config.json"], architectures=[value])})
     assert manifest["status"] == "refused" or manifest["architecture"] is None
 
 
@@ -461,6 +498,23 @@ def half_hidden(content: bytes) -> bytes:
     return content[: end + 20] + b"\4\0PK\5\6"
 
 
+def lying_dictionary() -> bytes:
+    """Weights in a dictionary whose method `items` is a number."""
+    content = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as new:
+        for name, text in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+            new.writestr(f"archive/{name}", text)
+    return file.getvalue()
+
+
+def lying_tensor() -> torch.nn.Parameter:
+    """Weights whose method `numel` is a number."""
+    tensor = torch.nn.Parameter(torch.zeros(4))
+    tensor.numel = 5
+    return tensor
+
+
 CANARY = "touched-by-a-pickle"
 ROW = torch.zeros(100_000)
 
@@ -493,10 +547,14 @@ ROW = torch.zeros(100_000)
         (pickled({"a": ROW}, _use_new_zipfile_serialization=False)[:-100], "is damaged or cut off"),
         (b"<html>", "is damaged or cut off"),
         (b"", "is damaged or cut off"),
+        (lying_dictionary(), r"cannot be read as weights \(TypeError: "),
+        (pickled({"a": lying_tensor()}), r"cannot be read as weights \(TypeError: "),
+        (pickled({"a": torch.zeros(4, dtype=torch.complex128)}), r"cannot be read as weights \(KeyError: "),
+        (pickled({"\ud800a": torch.zeros(4)}), r"cannot be read as weights \(UnicodeEncodeError: "),
     ],
     ids=str.split(
         "expanded vast overlapping repeated code bare-code nested list sparse empty "
-        "large old-large half-hidden compressed long old-long cut short old-cut html none"
+        "large old-large half-hidden compressed long old-long cut short old-cut html none lying-dictionary lying-tensor complex surrogate"
     ),
 )
 def test_pickles_that_are_bombs_or_no_weights_are_refused(take, files, tmp_path, monkeypatch, content, message):
