@@ -118,9 +118,7 @@ class _Bounded(TorchDispatchMode):
                 memory = tensor.untyped_storage()
                 self.held[memory] = memory.nbytes()
         if (found := sum(self.held.values())) > self.most:
-            raise _Excess(
-                f"it takes {found / 1e9:.0f} GB or more to read {TRIED} tokens, {self.most / 1e9:.1f} are let"
-            )
+            raise _Excess(f"it takes {found / 1e9:.0f} GB or more to read {TRIED} tokens, not {self.most / 1e9:.1f}")
         return made
 
 
