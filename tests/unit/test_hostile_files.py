@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import struct
 import zipfile
 from functools import partial
@@ -591,13 +592,41 @@ def test_a_users_folder_that_does_not_load_is_refused(files, tmp_path, content, 
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_a_users_folder_of_links_is_published(tiny_model, tmp_path):
-    """As the cache of huggingface_hub keeps models: files are links to elsewhere, and that is the user's own choice."""
-    (tmp_path / "own").mkdir()
-    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "blobs", max_shard_size="20KB")
-    for path in (tmp_path / "blobs").iterdir():
-        (tmp_path / "own" / path.name).symlink_to(path)
-    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+def test_the_hubs_cache_is_a_users_folder(tiny_model, tmp_path):
+    """huggingface_hub keeps models as links to files beside the folder."""
+    blobs, own = tmp_path / "models--org--model/blobs", tmp_path / "models--org--model/snapshots/main"
+    own.mkdir(parents=True)
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(blobs, max_shard_size="20KB")
+    for path in blobs.iterdir():
+        (own / path.name).symlink_to(Path("../../blobs", path.name))
+    manifest = publish_own(own, tmp_path / "model", IDENTITY)
     assert manifest["status"] == "ok"
     assert len([name for name in manifest["files"] if name.endswith(".safetensors")]) > 1
     assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
+
+
+@one_class
+@pytest.mark.parametrize("name", ["merges.txt", "config.json", WEIGHTS])
+def test_links_out_of_a_users_folder_are_not_followed(files, tmp_path, name):
+    (tmp_path / "own").mkdir()
+    for key, content in files.items():
+        (tmp_path / "own" / key).write_bytes(content)
+    (tmp_path / "secret").write_bytes(files.get(name, b"secret"))
+    (tmp_path / "own" / name).unlink(missing_ok=True)
+    (tmp_path / "own" / name).symlink_to("../secret")
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    found = f"{tmp_path}/own/{name} is a link to {tmp_path}/secret, outside of its folder"
+    assert manifest["reason"].startswith(found)
+    assert (tmp_path / "secret").stat().st_nlink == 1
+
+
+@one_class
+def test_a_users_tokenizer_that_takes_too_much_refuses_its_checkpoint(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.tokenizer.MEMORY", 10**8)
+    shutil.copytree(tiny_model, tmp_path / "own")
+    settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 10**7, "eos_token": "</s>"}
+    (tmp_path / "own/tokenizer_config.json").write_text(json.dumps(settings))
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    assert re.search(r"it takes more than 0\.1 GB .*\(to load tokenizer", manifest["reason"])
