@@ -7,11 +7,12 @@ import polars
 import torch
 
 from scripts.lib.data.windows import load_windows, segments
-from scripts.lib.models.folders import misfit
-from scripts.lib.models.loading import load_dense
+from scripts.lib.models import own_code
+from scripts.lib.models.loading import load_dense, require_fit
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.shortages import Refused, refusing
 
 SCHEMA = {
     "window": polars.Int32,
@@ -139,23 +140,32 @@ def refusal(nll: np.ndarray, vocabulary: int) -> str | None:
 
 
 def main(snakemake) -> None:
-    """Evaluate one cell as the rule asks and write its parquet; a refused cell is passed on as an empty one."""
+    """Evaluate one cell as the rule asks and write its parquet; a cell that is or was refused has an empty one.
+
+    Raises:
+        ValueError: a model's own code is not as it was pinned, or the corpus has not one whole window.
+    """
     params, cell = snakemake.params, manifests.read(snakemake.input.manifest)
     torch.set_num_threads(params.threads)
     device = pick_device(params.device)
     reason = cell.get("reason")
     table = polars.DataFrame(schema=SCHEMA)
     if cell["status"] == "ok":
-        reason = misfit(snakemake.input.weights, params.window)
-    if cell["status"] == "ok" and reason is None:
         tokens_manifest, tokens, documents = snakemake.input.validation
         windows = load_windows(tokens, params.window, params.windows)
         baseline = Path(snakemake.input.baseline) if snakemake.input.get("baseline") else None
         model = Path(snakemake.input.weights)
-        results = evaluate_loss(model, baseline, windows, params.batch_size, params.dtype, device)
-        reason = refusal(results[0], manifests.read(tokens_manifest)["vocabulary"])
-        if reason is None:
-            table = by_segment(segments(documents, params.window, len(windows)), *results)
+        for folder in filter(None, (model, baseline)):
+            own_code.is_trusted(folder)
+        try:
+            with refusing("transformers"):
+                require_fit(model, params.window)
+                results = evaluate_loss(model, baseline, windows, params.batch_size, params.dtype, device)
+            reason = refusal(results[0], manifests.read(tokens_manifest)["vocabulary"])
+            if reason is None:
+                table = by_segment(segments(documents, params.window, len(windows)), *results)
+        except Refused as refused:
+            reason = str(refused)
     names = ("trajectory", "checkpoint", "method", "corpus")
     metadata = {name: snakemake.wildcards.get(name, "none") for name in names} | {
         "status": "refused" if reason else "ok",

@@ -13,6 +13,7 @@ import polars as pl
 
 from scripts.lib.data import suites
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.shortages import Refused, refusing
 
 METRICS = {
     "acc": "accuracy",
@@ -24,11 +25,8 @@ METRICS = {
 COLUMNS = {"task": pl.String, "metric": pl.String, "document": pl.Int32, "value": pl.Float64, "weight": pl.Float64}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
+REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")  # all that the harness asks of a model
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
-
-
-class NotFiniteError(ValueError):
-    """A score of this cell is not a finite number."""
 
 
 def evaluate_tasks(
@@ -44,7 +42,8 @@ def evaluate_tasks(
 ) -> None:
     """Score one cell on one suite and write the harness's results and the scores of every document.
 
-    Same inputs, same bytes. A cell refused before, or with scores that are not finite, gives a refused result, no rows.
+    Same inputs, same bytes. A cell that was refused, or whose model fails on the documents or has scores that are not
+    finite, gives a refused result, no rows.
 
     Args:
         manifest: manifest of the checkpoint (method `none`) or of the quantized model.
@@ -69,7 +68,7 @@ def evaluate_tasks(
         settings = settings | {"device": pick_device(settings["device"])}
         try:
             harness, rows = score(Path(model_folder), suite, Path(suite_file).parent, Path(data_root), **settings)
-        except NotFiniteError as error:
+        except Refused as error:
             reason = str(error)
             logging.getLogger("trajquant").warning(f"refused: {reason}")
     description = {"status": "ok" if reason is None else "refused", "reason": reason, **cell}
@@ -95,8 +94,9 @@ def score(
         tasks there; in the rows they are one task.
 
     Raises:
-        NotFiniteError: a log-likelihood is NaN or infinite; the message names task and document.
-        ValueError: a task file or its documents are wrong.
+        Refused: the model fails on the documents, or a log-likelihood is NaN or infinite; the message names task and
+            document then.
+        ValueError: a task file or its documents are wrong, or the model's own code is not as it was pinned.
     """
     known = suites.load_tasks(suite, tasks_folder)
     _check_documents(known, data_root)
@@ -105,13 +105,17 @@ def score(
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from scripts.lib.models.loading import load_dense, load_tokenizer
+    from scripts.lib.models.loading import load_dense, load_tokenizer, own_code
 
+    own_code.is_trusted(model_folder)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="trajquant-tasks-") as cache:
         tasks = build_tasks(known, data_root, cache)
-        model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
+        with refusing("transformers"):
+            model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
+            lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
+        for asked in REQUESTS:
+            setattr(lm, asked, refusing("transformers")(getattr(lm, asked)))
         random.seed(SEED)
         torch.manual_seed(SEED)
         with torch.inference_mode():
@@ -165,7 +169,7 @@ def _check_finite(samples: dict[str, list[dict]]) -> None:
             for response in item["filtered_resps"]:
                 value = response[0] if isinstance(response, tuple | list) else response
                 if not math.isfinite(value):
-                    raise NotFiniteError(f"task {task}: the log-likelihood of document {item['doc_id']} is {value}")
+                    raise Refused(f"task {task}: the log-likelihood of document {item['doc_id']} is {value}")
 
 
 def _rows(known: dict[str, suites.Task], samples: dict[str, list[dict]]) -> list[tuple]:

@@ -24,6 +24,7 @@ from scripts.lib.models.loadable import require_loadable
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import more_memory
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.runtime.shortages import is_shortage, kind_and_message
 from scripts.lib.runtime.untrusted import inside, one_line, read_json
 from scripts.publish import describe, refuse
 
@@ -103,11 +104,20 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
 
 @contextmanager
 def explained(resolved: dict, *folders: Path) -> Iterator[None]:
-    """Turn what is wrong with the files in some folders into Unusable, with their repository and commit."""
+    """Turn what is wrong with the files in some folders into Unusable, with their repository and commit.
+
+    That is whatever is raised, for nobody knows all that others' files can make libraries raise, unless the machine or
+    the hub failed; the log has the whole of it.
+    """
     try:
         yield
-    except ValueError as error:
-        message = str(error)
+    except client.Unavailable:
+        raise
+    except Exception as error:
+        if is_shortage(error):
+            raise
+        logging.getLogger(__name__).info("what is refused", exc_info=True)
+        message = str(error) if isinstance(error, ValueError) else f"it cannot be read ({kind_and_message(error)})"
         for folder in folders:
             message = message.replace(f"{folder}/", "").replace(str(folder), "it")
         where = client.at(resolved["repo"], resolved["commit"])
@@ -148,8 +158,13 @@ def convert(files: list[Path], out: Path) -> None:
             renamed = {name: safe_name(file) for name, file in weight_map(path).items()}
             content = {"metadata": {}} | read_json(path) | {"weight_map": renamed}
             (out / client.INDEX["safetensors"]).write_text(json.dumps(content, indent=1))
-        else:
+            continue
+        try:
             save_file(apart(read_pickle(path)), out / safe_name(path.name))
+        except Exception as error:  # also of objects that claim to be dictionaries and tensors
+            if is_shortage(error) or str(path) in str(error):
+                raise
+            raise ValueError(f"{path} cannot be read as weights ({kind_and_message(error)})") from error
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from scripts.lib.hub.client import CONFIG_FILES, TOKENIZER_FILES
 from scripts.lib.models import taking
-from scripts.lib.models.folders import INDEX, count_parameters, validate_model_folder, weight_files
+from scripts.lib.models.folders import count_parameters, validate_model_folder, weight_files
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import one_line, read_json
 
-# Nothing else is linked: transformers would follow an adapter_config.json to any other folder, for one.
-SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")  # as the tokenizers of T5 and XLM-R call theirs
-BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *TOKENIZER_FILES, *SENTENCEPIECE)
+LONGEST_WORD = 100  # characters of the name of a class
 
 
 def publish(source: Path, out: Path, identity: dict) -> dict:
@@ -24,24 +21,14 @@ def publish(source: Path, out: Path, identity: dict) -> dict:
             that is corrected later makes tables again, and no weights.
 
     Raises:
-        ValueError: the folder is no whole model folder.
+        ValueError: the folder is no whole model folder, or files are links that lead out of it.
     """
     validate_model_folder(source)
+    names = [*taking.BESIDE_WEIGHTS, *(path.name for path in weight_files(source))]
     with manifests.staged_folder(out) as scratch:
-        link_model(source, scratch)
+        taking.link(Path(source), names, scratch)
         taking.clean(scratch)
     return describe(out, identity)
-
-
-def link_model(source: Path, out: Path) -> None:
-    """Link the files of a whole model folder, by their known names, to another folder.
-
-    Raises:
-        ValueError: the weight files are not those that its index names.
-    """
-    known = [Path(source) / name for name in BESIDE_WEIGHTS]
-    for path in [*(path for path in known if path.is_file()), *weight_files(source)]:
-        manifests.link_file(path, out / path.name)
 
 
 def refuse(out: Path, identity: dict, reason: str) -> dict:
@@ -61,12 +48,14 @@ def publish_kept(run: Path, out: Path, identity: dict) -> dict:
 
 
 def publish_own(source: Path, out: Path, identity: dict) -> dict:
-    """Publish a user's own folder; refuse it if it is no model that loads."""
+    """Publish a user's own folder; refuse it if it is no model that loads, or its tokenizer takes too much."""
     from scripts.lib.models.loadable import require_loadable  # with transformers, which runs of our own do not need
+    from scripts.tokenizer import try_out
 
     try:
         manifest = publish(source, out, identity)
         require_loadable(out)
+        try_out(out)
     except ValueError as error:
         reason = one_line(str(error).replace(str(out), str(source)))
         return refuse(out, identity, f"{reason} (mend the folder, or take it out of the trajectory)")
@@ -77,19 +66,25 @@ def describe(folder: Path, identity: dict) -> dict:
     """The manifest of a checkpoint: which it is, then what can be read off its folder."""
     config = read_json(folder / "config.json")
     classes = config.get("architectures")
+    dtype = config.get("dtype") or config.get("torch_dtype")
     files = manifests.describe_files(folder)
     return {
         "kind": "checkpoint",
         "status": "ok",
         **identity,
-        "architecture": classes[0] if classes and isinstance(classes, list) else None,
+        "architecture": word(classes[0]) if classes and isinstance(classes, list) else None,
         "parameters": count_parameters(folder),
         "bytes": sum(entry["bytes"] for entry in files.values()),
-        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "dtype": word(dtype),
         "revision": manifests.weights_hash(files),
         "files": files,
         "versions": manifests.versions(),
     }
+
+
+def word(value: object) -> str | None:
+    """A text of a config that anybody may have written, for a manifest; None where it is no text."""
+    return one_line(value, LONGEST_WORD) if isinstance(value, str) else None
 
 
 if __name__ == "__main__":

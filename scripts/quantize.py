@@ -28,8 +28,9 @@ from scripts.lib.models.loading import (
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.runtime.shortages import Refused, refusing
 from scripts.lib.study.libraries import distributions, libraries, transforms
-from scripts.quantizers import Quantized, Refused, load_quantizer, load_transform, refusing
+from scripts.quantizers import Quantized, load_quantizer, load_transform
 from scripts.quantizers.support import refusal
 
 FUNCTION_TOLERANCE = 1e-3  # largest difference of logits after a transform, relative to their standard deviation
@@ -104,7 +105,7 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
         reference = scratch / "transformed"
         with refusing(transforms().package):
             load_transform()(model_folder, recipe, calibration, reference, device)
-        gap = compare_functions(load_dense(model_folder).to(device), load_dense(reference).to(device), probe)
+            gap = compare_functions(load_dense(model_folder).to(device), load_dense(reference).to(device), probe)
         clock.lap("transform")
     with refusing(recipe["library"]):
         quantized = library(reference, recipe, calibration, device)

@@ -1,15 +1,25 @@
 """tokenizer: train a byte-level BPE tokenizer on a corpus, or take the tokenizer of a model folder."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from scripts.lib.models import taking
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.confined import confined
 from scripts.lib.runtime.logs import open_log
+from scripts.tokenize import encode_batch, largest_id
 
 END = "<|endoftext|>"
+MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to load a tokenizer and encode `SAMPLE`; in config/README
+RUN = 2000  # letters
+SAMPLE = ["", "a b " * (RUN // 4), "ab" * (RUN // 2), *(chr(code) * RUN for code in range(32, 127)), "\n" * RUN]
+SAMPLE += ["def mean(of):\n    return sum(of) / len(of)  # 1.5e-3\n", "Ünïcode, 漢字, кириллица, عربي and 🙂. " * 50]
+MOST_TOKENS = 16  # a byte of a document, and as many at its ends
 
 
 def tokenizer(definition: dict, name: str, text: str | None, folder: str, manifest_path: str) -> dict:
@@ -26,16 +36,18 @@ def tokenizer(definition: dict, name: str, text: str | None, folder: str, manife
         The manifest.
 
     Raises:
-        ValueError: unknown source, no model at `path`, no end-of-text token, or too little text for the vocabulary.
+        ValueError: unknown source, no model at `path`, no end-of-text token, too little text for the vocabulary, or a
+            tokenizer of a model that takes too much.
     """
-    if definition["source"] == "train":
-        made = train(text, definition["vocabulary"], name)
-    elif definition["source"] == "model":
-        made = take(definition["path"], name)
-    else:
-        raise ValueError(f"tokenizer {name}: source is {definition['source']!r}, neither train nor model")
-    with manifests.staged_folder(folder) as scratch:
-        made.save_pretrained(scratch)
+    with ExitStack() as stack:
+        if definition["source"] == "train":
+            made = train(text, definition["vocabulary"], name)
+        elif definition["source"] == "model":
+            made = take(stack.enter_context(tried_out(definition["path"], name)))
+        else:
+            raise ValueError(f"tokenizer {name}: source is {definition['source']!r}, neither train nor model")
+        with manifests.staged_folder(folder) as scratch:
+            made.save_pretrained(scratch)
     manifest = {
         "kind": "tokenizer",
         "tokenizer": name,
@@ -92,22 +104,74 @@ def texts(path: str, batch: int = 1024) -> Iterator[list[str]]:
             yield pl.from_arrow(part)["text"].to_list()
 
 
-def take(path: str, name: str):
-    """The tokenizer of a model folder, without a network.
+@contextmanager
+def tried_out(path: str, name: str) -> Iterator[str]:
+    """A folder with the files of a model folder's tokenizer, by their known names, once they have been tried out.
 
     Raises:
-        ValueError: the folder is missing or holds no tokenizer, or the tokenizer has no end-of-text token.
+        ValueError: the folder is missing, or its tokenizer does not load or takes too much; or what is wrong with it in
+            the block, with the model folder's path.
     """
-    from transformers import AutoTokenizer
-
     if not Path(path).is_dir():
         raise ValueError(f"tokenizer {name}: path {path!r} is not a folder")
+    with tempfile.TemporaryDirectory(prefix="trajquant-tokenizer-") as scratch:
+        try:
+            taking.link(Path(path), (*taking.CONFIG_FILES, *taking.OF_TOKENIZER), Path(scratch))
+            taking.clean_tokenizer(Path(scratch))
+            try_out(Path(scratch))
+            yield scratch
+        except ValueError as error:
+            raise ValueError(f"tokenizer {name}: {str(error).replace(scratch, path)}") from error
+
+
+def try_out(folder: Path) -> None:
+    """Load the tokenizer of a folder, if it has one, and encode a page with it, in a process of its own.
+
+    Raises:
+        ValueError: that fails, takes more than `MEMORY` or `SECONDS`, or gives more than `MOST_TOKENS`.
+    """
+    import transformers  # noqa: F401 - once, and not in each child
+
+    files = [name for name in taking.OF_TOKENIZER if (folder / name).is_file()]
+    if not files:
+        return
     try:
-        taken = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        confined(lambda: encode_sample(str(folder)), MEMORY, SECONDS)
+    except ValueError as error:
+        raise ValueError(f"{error} (to load {', '.join(files)} and to encode a page of text)") from error
+
+
+def encode_sample(folder: str) -> None:
+    """Load a tokenizer and encode `SAMPLE`; a ValueError where a document has too many tokens, or ids that are none."""
+    loaded = load(folder)
+    largest = largest_id(loaded)
+    plain, marked = encode_batch(loaded, SAMPLE), loaded.backend_tokenizer.encode_batch_fast(SAMPLE)
+    for text, ids in zip(SAMPLE * 2, [*plain, *(encoding.ids for encoding in marked)], strict=True):
+        if max(ids, default=0) > largest:
+            raise ValueError(f"it makes id {max(ids)} of a text, and the largest of its vocabulary is {largest}")
+        if len(ids) > MOST_TOKENS * (len(text.encode()) + 1):
+            raise ValueError(f"it makes {len(ids)} tokens of a text of {len(text.encode())} bytes")
+
+
+def load(folder: str):
+    """The tokenizer of a folder, without a network; a ValueError where it does not load."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of its many readers
-        raise ValueError(f"tokenizer {name}: no tokenizer can be loaded from {path}: {error}") from error
+        raise ValueError(f"no tokenizer can be loaded from {folder}: {error}") from error
+
+
+def take(path: str):
+    """The tokenizer of a folder.
+
+    Raises:
+        ValueError: the folder holds no tokenizer, or one without an end-of-text token.
+    """
+    taken = load(path)
     if taken.eos_token_id is None:
-        raise ValueError(f"tokenizer {name}: {path} has no EOS token; set `eos_token` in its tokenizer_config.json")
+        raise ValueError(f"{path} has no EOS token; set `eos_token` in its tokenizer_config.json")
     if isinstance(taken.chat_template, dict):  # several, which would be saved in a folder of their own; none is used
         taken.chat_template = taken.chat_template.get("default")
     taken.init_kwargs.pop("auto_map", None)  # a class of a repository's own code, which is not the one that was taken

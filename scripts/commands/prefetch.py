@@ -51,9 +51,11 @@ def make_requests(name: str, task: suites.Task, root: Path) -> str:
 def read_document(corpus: Path, root: Path, tokenizers: list[str]) -> str:
     """Read the first document of a corpus, and tokenize it with those of the study's tokenizers that are fetched."""
     from scripts.lib.models.loading import load_tokenizer
+    from scripts.tokenize import encode_batch
 
     text = pl.scan_parquet(corpus / "*.parquet").select("text").head(1).collect().item()
-    counts = {name: len(load_tokenizer(root / "tokenizers" / name / "tokenizer").encode(text)) for name in tokenizers}
+    loaded = {name: load_tokenizer(root / "tokenizers" / name / "tokenizer") for name in tokenizers}
+    counts = {name: len(encode_batch(tokenizer, [text])[0]) for name, tokenizer in loaded.items()}
     return ", ".join([f"{len(text)} characters", *(f"{count} tokens of {name}" for name, count in counts.items())])
 
 

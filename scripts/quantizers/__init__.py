@@ -6,9 +6,7 @@ Each module has `ABOUT`, all that the workflow knows of the library (workflow/sc
 """
 
 import importlib
-import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,31 +15,6 @@ import torch
 from torch import nn
 
 from scripts.lib.models.grids import Grid
-from scripts.lib.runtime.shortages import is_shortage
-
-
-class Refused(Exception):
-    """This cell cannot be computed, for a reason that the report shows; the job itself has not failed."""
-
-
-@contextmanager
-def refusing(library: str) -> Iterator[None]:
-    """Turn what a library raises on a model into a refused cell with its message; the log has the whole of it.
-
-    Raises:
-        Refused: the library fails on the model. Failures of the machine (memory, disk) pass through: they fail the job,
-            which is tried again.
-    """
-    try:
-        yield
-    except Refused:
-        raise
-    except Exception as error:
-        if is_shortage(error):
-            raise
-        logging.getLogger(__name__).exception("%s fails on this model", library)
-        message = " ".join(str(error).split())[:300]
-        raise Refused(f"{library} fails on this model: {type(error).__name__}: {message}") from error
 
 
 @dataclass

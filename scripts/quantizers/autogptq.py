@@ -14,7 +14,8 @@ import numpy as np
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import quantization_of
 from scripts.lib.models.packed import read_layers
-from scripts.quantizers import Quantized, Refused, autogptq_worker
+from scripts.lib.runtime.shortages import Refused
+from scripts.quantizers import Quantized, autogptq_worker
 from scripts.quantizers.tools import require, run_program
 
 ABOUT = {

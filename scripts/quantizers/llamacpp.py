@@ -11,7 +11,8 @@ from torch import nn
 
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import block_linears, load_dense
-from scripts.quantizers import Quantized, Refused, save_dense
+from scripts.lib.runtime.shortages import Refused
+from scripts.quantizers import Quantized, save_dense
 from scripts.quantizers.tools import require, run_program
 
 ABOUT = {

@@ -5,8 +5,8 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from scripts.lib.runtime.shortages import Refused
 from scripts.lib.study.libraries import libraries
-from scripts.quantizers import Refused
 
 ROOT = Path(__file__).parents[2]
 LAST = 3  # lines of what a program said, for its error

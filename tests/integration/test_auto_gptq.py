@@ -7,7 +7,8 @@ import pytest
 
 from scripts.lib.models.forward import window_losses
 from scripts.lib.models.loading import load_dense
-from scripts.quantizers import Refused, load_quantizer
+from scripts.lib.runtime.shortages import Refused
+from scripts.quantizers import load_quantizer
 from scripts.quantizers.autogptq import ask
 from tests.tools import ROOT
 from tests.unit.test_quantize import CALIBRATION, PROBE, recipe

@@ -1,5 +1,8 @@
 """evaluate_loss: against transformers' own loss, and the cells that are refused."""
 
+import errno
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,17 +72,81 @@ def test_broken_losses_are_refused(value):
     assert refusal(nll, vocabulary=64) is not None
 
 
-def test_a_model_that_reads_less_than_a_window_is_a_refused_cell(tmp_path):
-    (tmp_path / "config.json").write_text('{"n_positions": 8}')
-    manifests.write(tmp_path / "manifest.json", {"status": "ok", "revision": "a"})
-    place = str(tmp_path / "loss.parquet")
-    asked = SimpleNamespace(
-        input=SimpleNamespace(manifest=tmp_path / "manifest.json", weights=tmp_path),
-        params=SimpleNamespace(threads=torch.get_num_threads(), device="cpu", window=16, dtype="float32"),
-        wildcards={"corpus": "text"},
-        output=[place],
-    )
-    main(asked)
-    metadata = polars.read_parquet_metadata(place)
-    assert (metadata["status"], polars.read_parquet(place).height) == ("refused", 0)
-    assert metadata["reason"] == "the model reads 8 tokens at most (`n_positions`), and the windows have 16"
+@pytest.fixture
+def cell(tmp_path, token_stream):
+    """A function that evaluates a model as its rule does, and gives the metadata and the rows of its table."""
+
+    def run(model, window=16):
+        manifests.write(tmp_path / "manifest.json", {"status": "ok", "revision": "a"})
+        manifests.write(tmp_path / "tokens.json", {"vocabulary": 64})
+        files = [tmp_path / "tokens.json", token_stream, token_stream.with_name("stream-documents.parquet")]
+        settings = {"windows": 2, "batch_size": 2, "dtype": "float32", "device": "cpu"}
+        asked = SimpleNamespace(
+            input=Input(manifest=tmp_path / "manifest.json", weights=model, validation=files),
+            params=SimpleNamespace(threads=torch.get_num_threads(), window=window, **settings),
+            wildcards={"corpus": "text"},
+            output=[str(tmp_path / "loss.parquet")],
+        )
+        main(asked)
+        return polars.read_parquet_metadata(asked.output[0]), polars.read_parquet(asked.output[0])
+
+    return run
+
+
+class Input(SimpleNamespace):
+    """As a job sees its rule's input."""
+
+    def get(self, name):
+        return getattr(self, name, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        ("gpt2", {"n_positions": 8}, "the model reads 8 tokens at most (`max_position_embeddings`), and the"),
+        ("gpt2", {}, "the model reads 1024 tokens at most (`max_position_embeddings`), and the windows have 2048"),
+        ("mpt", {"max_seq_len": 8}, "the model reads 8 tokens at most (`max_seq_len`), and the windows have 2048"),
+    ],
+)
+def test_a_model_that_reads_less_than_a_window_is_a_refused_cell(cell, tmp_path, kind, shape, message):
+    """Also where its config.json does not say so, and transformers does."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **shape}))
+    metadata, table = cell(tmp_path, window=2048)
+    assert (metadata["status"], table.height) == ("refused", 0)
+    assert message in metadata["reason"]
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_a_model_that_fails_on_a_text_is_a_refused_cell(cell, tiny_model, tmp_path, caplog):
+    """Tables that hold for the short texts that models are tried out with, and not for those of a study."""
+    wrong = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 5, "rope_theta": 1e4}
+    wrong |= {"factor": 2.0, "original_max_position_embeddings": 9}
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rope_parameters": wrong}))
+    metadata, table = cell(copy)
+    assert (metadata["status"], table.height) == ("refused", 0)
+    assert metadata["reason"].startswith("transformers fails on this model: RuntimeError: The size of tensor a")
+    assert "\n" not in metadata["reason"]
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_a_token_without_a_row_is_a_refused_cell(cell, tiny_model, token_stream):
+    np.save(token_stream, np.full(400, 64, dtype=np.uint16))
+    metadata, _ = cell(tiny_model)
+    assert metadata["reason"] == "transformers fails on this model: IndexError: index out of range in self"
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), OSError(errno.ENOSPC, "No space left")]
+)
+def test_too_little_memory_fails_the_job(cell, tiny_model, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("scripts.evaluate_loss.compare", fail)
+    with pytest.raises(type(error)):
+        cell(tiny_model)

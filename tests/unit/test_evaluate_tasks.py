@@ -191,6 +191,29 @@ def test_scores_that_are_not_finite_make_a_refused_result(root, tmp_path):
     assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
 
 
+def test_a_model_that_fails_on_the_documents_makes_a_refused_result(root, tmp_path):
+    """Here on a token that its tokenizer has, and that it has no row for."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(root / "cell" / "model")
+    model.resize_token_embeddings(70)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(root / "cell" / "model").save_pretrained(tmp_path / "model")
+    results = run(root, tmp_path, model=tmp_path / "model")
+    assert results["status"] == "refused"
+    assert results["reason"] == "transformers fails on this model: IndexError: index out of range in self"
+    assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
+
+
+def test_too_little_memory_fails_the_job(root, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.forward", fail)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run(root, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

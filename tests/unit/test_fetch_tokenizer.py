@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from scripts import fetch_tokenizer as stage
+from scripts import tokenizer as stage
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client
 from tests.hub import connect
@@ -138,6 +138,59 @@ def test_a_tokenizer_that_grows_is_refused(take, tmp_path, monkeypatch, parts, m
     with pytest.raises(ValueError, match=told):
         take({"tokenizer.json": backend(tmp_path, **parts)})
     assert not (tmp_path / "tokenizer").exists()
+
+
+def template(times, ids):
+    """What TemplateProcessing puts before a text: a special token, as so many, so often."""
+    parts = {"w1": {"id": "w1", "ids": [1] * ids, "tokens": ["w1"] * ids}}
+    text, mark = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "w1", "type_id": 0}}
+    made = {"type": "TemplateProcessing", "single": [mark] * times + [text], "special_tokens": parts}
+    return {"post_processor": made | {"pair": [text, {"Sequence": {"id": "B", "type_id": 0}}]}}
+
+
+def test_a_template_that_multiplies_is_refused(take, tmp_path):
+    take({"tokenizer.json": backend(tmp_path, **template(1, 2))})
+    with pytest.raises(ValueError, match=r"tokenizer own: org/tokenizer at .*: it makes 10000 tokens of a text of 0 b"):
+        take({"tokenizer.json": backend(tmp_path, **template(100, 100))})
+
+
+def own_folder(tmp_path, tokenizer, **files):
+    """A user's folder with a tokenizer, some of its JSON files changed."""
+    tokenizer.save_pretrained(tmp_path / "own")
+    for name, content in files.items():
+        (tmp_path / "own" / f"{name}.json").write_text(json.dumps(content))
+    return {"source": "model", "path": str(tmp_path / "own")}
+
+
+def written(tmp_path, definition):
+    stage.tokenizer(definition, "mine", None, str(tmp_path / "taken"), str(tmp_path / "manifest.json"))
+    return tmp_path / "taken"
+
+
+def test_a_users_tokenizer_is_tried_out(tmp_path, monkeypatch, tiny_tokenizer):
+    monkeypatch.setattr(stage, "MEMORY", 10**8)
+    settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 10**7, "eos_token": "</s>"}
+    definition = own_folder(tmp_path, tiny_tokenizer, tokenizer_config=settings)
+    with pytest.raises(ValueError, match=r"^tokenizer mine: it takes more than 0\.1 GB .*tokenizer\.json"):
+        written(tmp_path, definition)
+    assert not (tmp_path / "taken").exists()
+
+
+def test_a_users_tokenizer_opens_nothing_outside_and_stays_as_it_is(tmp_path, tiny_tokenizer):
+    """Settings that name other files are left out of what is taken."""
+    definition = own_folder(tmp_path, tiny_tokenizer)
+    outside = json.loads((tmp_path / "own/tokenizer.json").read_text())
+    outside["model"]["vocab"]["secret"] = 64
+    (tmp_path / "outside.json").write_text(json.dumps(outside))
+    settings = {"eos_token": END, "tokenizer_file": str(tmp_path / "outside.json")}
+    (tmp_path / "own/special_tokens_map.json").write_text(json.dumps(settings))
+    taken = AutoTokenizer.from_pretrained(written(tmp_path, definition))
+    assert taken.get_vocab() == tiny_tokenizer.get_vocab()
+    assert json.loads((tmp_path / "own/special_tokens_map.json").read_text()) == settings
+    (tmp_path / "own/tokenizer.json").unlink()
+    (tmp_path / "own/tokenizer.json").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(ValueError, match=r"^tokenizer mine: .*/own/tokenizer\.json is a link to .*outside\.json, outs"):
+        written(tmp_path, definition)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Checking model folders from headers: whole ones pass, each kind of damage is named."""
 
-import json
 import shutil
 
 import pytest
 from safetensors.torch import load_file
 
-from scripts.lib.models.folders import count_parameters, misfit, validate_model_folder
+from scripts.lib.models.folders import count_parameters, validate_model_folder
 
 
 @pytest.fixture
@@ -50,12 +49,3 @@ def test_a_missing_shard(folder):
 def test_a_path_that_is_no_folder(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
         validate_model_folder(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("key", ["max_position_embeddings", "n_positions", "max_seq_len"])
-def test_a_model_that_reads_less_than_a_window_does_not_fit(tmp_path, key):
-    (tmp_path / "config.json").write_text(json.dumps({key: 8, "text_config": 1}))
-    assert misfit(tmp_path, 8) is None
-    assert misfit(tmp_path, 16) == f"the model reads 8 tokens at most (`{key}`), and the windows have 16"
-    (tmp_path / "config.json").write_text(json.dumps({key: None}))
-    assert misfit(tmp_path, 16) is None

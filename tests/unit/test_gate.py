@@ -24,7 +24,8 @@ from scripts.lib.checks.gate import (
 from scripts.lib.models.forward import window_losses
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import load_dense
-from scripts.quantizers import Refused, load_quantizer, refusing
+from scripts.lib.runtime.shortages import Refused, refusing
+from scripts.quantizers import load_quantizer
 from scripts.quantizers.llmcompressor import integer_scheme, run
 from scripts.quantizers.rtn import round_to_nearest
 from tests.unit.test_quantize import CALIBRATION, PROBE, RTN, recipe

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import struct
 import zipfile
 from functools import partial
@@ -272,6 +273,23 @@ def test_tables_that_are_far_larger_than_the_files_are_refused(take, tmp_path):
     require_refused(manifest, tmp_path / "model", r"the model has 1600000000 bytes of tables beside its weights")
 
 
+MAMBA = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "key", "value"),
+    [
+        ("mamba2", MAMBA, "chunk_size", 30_000),
+        ("mpt", {"d_model": 32, "n_heads": 2, "n_layers": 1}, "max_seq_len", 4 * 10**9),
+    ],
+)
+def test_a_model_that_makes_far_more_while_it_runs_is_refused(take, tmp_path, kind, shape, key, value):
+    files = made(tmp_path / "hub/made", kind, **shape)
+    assert take(files)["status"] == "ok"
+    manifest = take(files | {"config.json": edited(files["config.json"], **{key: value})})
+    require_refused(manifest, tmp_path / "model", r"it takes \d+ GB or more to read 8 tokens, not 2\.1")
+
+
 def test_a_model_that_loads_and_cannot_be_run_is_refused(take, tmp_path):
     files = made(tmp_path / "hub/made", "llama", intermediate_size=8, num_attention_heads=3, num_key_value_heads=2)
     require_refused(take(files), tmp_path / "model", r"it cannot be run \(RuntimeError: .*size")
@@ -287,6 +305,26 @@ def test_outputs_keep_their_names(take, files, tmp_path):
 @pytest.mark.parametrize("architectures", [5, {}, [], None, "x"])
 def test_a_config_may_call_its_classes_anything(take, files, architectures):
     manifest = take(files | {"config.json": edited(files["config.json"], architectures=architectures)})
+    assert manifest["status"] == "refused" or manifest["architecture"] is None
+
+
+@one_class
+@pytest.mark.parametrize("key", ["architectures", "dtype"])
+def test_texts_of_a_config_are_short_lines_in_the_manifest(take, files, key):
+    hostile = "=cmd()\n<b>\x1b[2J" + "A" * 10**6
+    content = edited(files["config.json"], **{key: [hostile] if key == "architectures" else hostile})
+    manifest = take(files | {"config.json": content})
+    if key == "architectures":
+        assert manifest["status"] == "ok"
+        assert manifest["architecture"].startswith("=cmd() <b> [2JAAA")
+    assert len(json.dumps(manifest)) < 5000
+    assert json.dumps(manifest).isprintable()
+
+
+@one_class
+@pytest.mark.parametrize("value", [{"a": ["x"]}, [1]])
+def test_what_is_no_text_is_no_class(take, files, value):
+    manifest = take(files | {"config.json": edited(files["config.json"], architectures=[value])})
     assert manifest["status"] == "refused" or manifest["architecture"] is None
 
 
@@ -461,6 +499,23 @@ def half_hidden(content: bytes) -> bytes:
     return content[: end + 20] + b"\4\0PK\5\6"
 
 
+def lying_dictionary() -> bytes:
+    """Weights in a dictionary whose method `items` is a number."""
+    content = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as new:
+        for name, text in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+            new.writestr(f"archive/{name}", text)
+    return file.getvalue()
+
+
+def lying_tensor() -> torch.nn.Parameter:
+    """Weights whose method `numel` is a number."""
+    tensor = torch.nn.Parameter(torch.zeros(4))
+    tensor.numel = 5
+    return tensor
+
+
 CANARY = "touched-by-a-pickle"
 ROW = torch.zeros(100_000)
 
@@ -493,10 +548,15 @@ ROW = torch.zeros(100_000)
         (pickled({"a": ROW}, _use_new_zipfile_serialization=False)[:-100], "is damaged or cut off"),
         (b"<html>", "is damaged or cut off"),
         (b"", "is damaged or cut off"),
+        (lying_dictionary(), r"cannot be read as weights \(TypeError: "),
+        (pickled({"a": lying_tensor()}), r"cannot be read as weights \(TypeError: "),
+        (pickled({"a": torch.zeros(4, dtype=torch.complex128)}), r"cannot be read as weights \(KeyError: "),
+        (pickled({"\ud800a": torch.zeros(4)}), r"cannot be read as weights \(UnicodeEncodeError: "),
     ],
     ids=str.split(
         "expanded vast overlapping repeated code bare-code nested list sparse empty "
-        "large old-large half-hidden compressed long old-long cut short old-cut html none"
+        "large old-large half-hidden compressed long old-long cut short old-cut html none "
+        "lying-dictionary lying-tensor complex surrogate"
     ),
 )
 def test_pickles_that_are_bombs_or_no_weights_are_refused(take, files, tmp_path, monkeypatch, content, message):
@@ -532,13 +592,41 @@ def test_a_users_folder_that_does_not_load_is_refused(files, tmp_path, content, 
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_a_users_folder_of_links_is_published(tiny_model, tmp_path):
-    """As the cache of huggingface_hub keeps models: files are links to elsewhere, and that is the user's own choice."""
-    (tmp_path / "own").mkdir()
-    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "blobs", max_shard_size="20KB")
-    for path in (tmp_path / "blobs").iterdir():
-        (tmp_path / "own" / path.name).symlink_to(path)
-    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+def test_the_hubs_cache_is_a_users_folder(tiny_model, tmp_path):
+    """huggingface_hub keeps models as links to files beside the folder."""
+    blobs, own = tmp_path / "models--org--model/blobs", tmp_path / "models--org--model/snapshots/main"
+    own.mkdir(parents=True)
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(blobs, max_shard_size="20KB")
+    for path in blobs.iterdir():
+        (own / path.name).symlink_to(Path("../../blobs", path.name))
+    manifest = publish_own(own, tmp_path / "model", IDENTITY)
     assert manifest["status"] == "ok"
     assert len([name for name in manifest["files"] if name.endswith(".safetensors")]) > 1
     assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
+
+
+@one_class
+@pytest.mark.parametrize("name", ["merges.txt", "config.json", WEIGHTS])
+def test_links_out_of_a_users_folder_are_not_followed(files, tmp_path, name):
+    (tmp_path / "own").mkdir()
+    for key, content in files.items():
+        (tmp_path / "own" / key).write_bytes(content)
+    (tmp_path / "secret").write_bytes(files.get(name, b"secret"))
+    (tmp_path / "own" / name).unlink(missing_ok=True)
+    (tmp_path / "own" / name).symlink_to("../secret")
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    found = f"{tmp_path}/own/{name} is a link to {tmp_path}/secret, outside of its folder"
+    assert manifest["reason"].startswith(found)
+    assert (tmp_path / "secret").stat().st_nlink == 1
+
+
+@one_class
+def test_a_users_tokenizer_that_takes_too_much_refuses_its_checkpoint(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.tokenizer.MEMORY", 10**8)
+    shutil.copytree(tiny_model, tmp_path / "own")
+    settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 10**7, "eos_token": "</s>"}
+    (tmp_path / "own/tokenizer_config.json").write_text(json.dumps(settings))
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    assert re.search(r"it takes more than 0\.1 GB .*\(to load tokenizer", manifest["reason"])

@@ -18,9 +18,10 @@ from scripts.lib.checks.gate import Gate, judge
 from scripts.lib.checks.layer_errors import LAYERS
 from scripts.lib.data.windows import draw_windows
 from scripts.lib.models.loading import block_linears, load_dense
+from scripts.lib.runtime.shortages import Refused
 from scripts.lib.study.libraries import libraries
 from scripts.quantize import compare_functions, quantize
-from scripts.quantizers import Refused, load_quantizer
+from scripts.quantizers import load_quantizer
 from scripts.quantizers.support import refusal
 
 RTN = {"algorithm": "rtn", "library": "rtn", "bits": 3, "group_size": 16, "symmetric": True}

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scripts.commands.resolve import resolve_trajectory
-from scripts.fetch import fetch
+from scripts.fetch import fetch, fetch_checkpoint
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client, locks
 from scripts.lib.models import loadable, own_code
@@ -191,6 +191,17 @@ def test_pins_of_a_model_without_own_code_are_refused(server, take, files):
     server.move(REPO, "main", files | {"config.json": json.dumps(config).encode()})
     with pytest.raises(client.Unavailable, match="names no class of its own for `own_llama`; take `remote_code` out"):
         take(PINS)
+
+
+@pytest.mark.parametrize("references", [[1], 5, "x", {"AutoModelForCausalLM": 5}])
+def test_references_that_are_none_refuse_a_checkpoint(server, take, tmp_path, files, references):
+    config = json.loads(files["config.json"]) | {"auto_map": references}
+    server.move(REPO, "main", files | {"config.json": json.dumps(config).encode()})
+    resolved = client.resolve(REPO, "main", partial(client.model_files, code=PINS))
+    places = tmp_path / "tokenizer", tmp_path / "state", tmp_path / "model"
+    manifest = fetch_checkpoint(resolved, *places, PINS, {})
+    assert manifest["status"] == "refused"
+    assert re.match(rf"{REPO} at \w+: `auto_map` of config\.json (is|gives)", manifest["reason"]), manifest["reason"]
 
 
 @pytest.mark.parametrize("load", [load_dense, load_empty, load_tokenizer])

@@ -27,7 +27,7 @@ from scripts.lib.models.forward import window_losses
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import block_linears, load_dense, quantization_of
 from scripts.lib.models.packed import describe_layers
-from scripts.lib.runtime.shortages import is_shortage
+from scripts.lib.runtime.shortages import Refused, is_shortage, refusing
 
 ROOT = Path(__file__).parents[3]
 WEIGHT_TOLERANCE = 2e-3  # of projections, relative to a row's norm: three standard errors of scales in half precision
@@ -105,12 +105,12 @@ def judge(
         reason: why it is refused, or None. If None also: layers (names), bits_per_weight, weight_error, output_error,
         loss (nats a token of the reference, in memory, and reloaded).
     """
+    of_memory = load_file(expected), np.load(windows), losses
     try:
-        rows, losses = _judge(
-            reference, folder, load_file(expected), np.load(windows), losses, dtype, device, Grid(**grid)
-        )
-    except Mismatch as mismatch:
-        return {"reason": str(mismatch)}
+        with refusing("the check of the saved model"):
+            rows, losses = _judge(reference, folder, *of_memory, dtype, device, Grid(**grid))
+    except Refused as refused:
+        return {"reason": str(refused)}
     table = polars.DataFrame([row | {"seconds": seconds.get(row["layer"])} for row in rows], schema=LAYERS)
     table.write_parquet(records)
     weights = table["weights"]
@@ -122,7 +122,7 @@ def judge(
     return {"reason": None, "layers": table["layer"].to_list(), **means, "loss": loss}
 
 
-class Mismatch(Exception):
+class Mismatch(Refused):
     """The saved model is not what it was to be; the message names the tensor."""
 
 

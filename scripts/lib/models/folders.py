@@ -11,7 +11,6 @@ from scripts.lib.runtime.untrusted import LARGEST_JSON, parse_json, read_json
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the names that transformers loads, the first first
 GENERATION = "generation_config.json"
 MOST_TENSORS = 200_000  # of a model; the largest known have some 90,000, of hundreds of experts
-CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")  # what classes call it
 
 
 def validate_model_folder(folder: Path | str) -> dict:
@@ -101,15 +100,6 @@ def read_header(path: Path) -> dict[str, dict]:
     except (struct.error, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}; copy it again") from error
     return header
-
-
-def misfit(folder: Path | str, window: int) -> str | None:
-    """Why a model cannot read windows of so many tokens, by its config.json; or None."""
-    config = read_json(Path(folder) / "config.json")
-    for key in CONTEXTS:
-        if isinstance(config.get(key), int) and config[key] < window:
-            return f"the model reads {config[key]} tokens at most (`{key}`), and the windows have {window}"
-    return None
 
 
 def count_parameters(folder: Path | str) -> int:

@@ -11,19 +11,26 @@ from scripts.lib.models import lean  # noqa: F401 - before transformers' models 
 import torch
 from tokenizers import Tokenizer
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import logging
 
 from scripts.lib.models import own_code
 from scripts.lib.models.folders import INDEX, validate_model_folder, weight_files
 from scripts.lib.models.loading import load_empty
+from scripts.lib.runtime.confined import more_memory
 from scripts.lib.runtime.shortages import is_shortage
 from scripts.lib.runtime.untrusted import read_json
 
 MOST_COUNTED = 10_000  # blocks, experts, labels: transformers makes lists of them before it makes a model
 COUNTED = re.compile(r"(layers?|blocks?|experts?|labels?|depths?|replace|attention_types)\Z")  # ends of their keys
 MOST_BUFFERS = 2**28  # bytes beyond those of the weights: masks and tables of positions, which no file holds
+MOST_HELD = 2**31  # bytes beyond twice the weights, at any time of a pass over few tokens: Mamba 2 pads them to 256
 TRIED = 8  # tokens
+OPERATIONS = torch.ops.aten
+ASKED = (OPERATIONS.is_nonzero.default, OPERATIONS.item.default, OPERATIONS._local_scalar_dense.default)  # for a number
 SHAPES = re.compile(r"\b(shape|size of tensor|mat1 and mat2)")  # in torch's messages
 NAMES_SHOWN, LONGEST_CAUSE = 3, 200  # tensors, characters
 
@@ -83,16 +90,51 @@ def _problems(folder: Path) -> str:
             return f"transformers makes no model of its config.json ({_first_line(error)})"
 
 
+class _Excess(Exception):
+    """A model takes more memory than any of its size."""
+
+
+class _Bounded(TorchDispatchMode):
+    """Stop a pass as soon as its tensors, with those that they are views of, have more bytes at a time than `most`.
+
+    On the meta device they take no memory. Where a model asks whether all of a mask is set, it is told so, that the
+    pass goes on; what is wrong after that may be the answer's fault.
+
+    Attributes:
+        answered: whether that happened.
+    """
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most, self.held, self.answered = most, WeakIdKeyDictionary(), False
+
+    def __torch_dispatch__(self, operation, types, given=(), named=None):
+        if operation in ASKED and given[0].is_meta and given[0].dtype == torch.bool:
+            self.answered = True
+            return True
+        made = operation(*given, **(named or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                memory = tensor.untyped_storage()
+                self.held[memory] = memory.nbytes()
+        if (found := sum(self.held.values())) > self.most:
+            raise _Excess(f"it takes {found / 1e9:.0f} GB or more to read {TRIED} tokens, not {self.most / 1e9:.1f}")
+        return made
+
+
 def _wrong_pass(model: torch.nn.Module) -> str:
     """What is wrong with a pass over a few tokens by a model without numbers; nothing where only numbers could tell."""
     tokens = torch.ones(1, TRIED, dtype=torch.long, device="meta")
+    bounded = _Bounded(2 * sum(parameter.nbytes for parameter in model.parameters()) + MOST_HELD)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), more_memory(MOST_HELD), bounded:
             model(input_ids=tokens, attention_mask=tokens, use_cache=False).logits  # noqa: B018 - whether there are any
-    except RuntimeError as error:  # shapes that do not fit; else a kernel that wants numbers, or another dtype
-        return f"it cannot be run ({_first_line(error)})" if SHAPES.search(str(error)) else ""
+    except _Excess as error:
+        return str(error)
     except Exception as error:
-        return f"it cannot be run ({_first_line(error)})"
+        # Of torch's errors, those that shapes do not fit; others are of a kernel that wants numbers, or another dtype.
+        told = SHAPES.search(str(error)) or is_shortage(error) or not isinstance(error, RuntimeError)
+        return f"it cannot be run ({_first_line(error)})" if told and not bounded.answered else ""
     return ""
 
 

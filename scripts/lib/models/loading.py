@@ -10,6 +10,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from scripts.lib.models import own_code, packed
+from scripts.lib.runtime.shortages import Refused
+
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")  # what classes call it
 
 
 def load_dense(folder: Path | str, dtype: str = "float32") -> nn.Module:
@@ -55,10 +58,27 @@ def quantization_of(folder: Path | str) -> dict | None:
 
 def load_empty(folder: Path | str) -> nn.Module:
     """The model of a folder without its weights, for what its layers are called and how large they are."""
-    trusted = own_code.is_trusted(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, local_files_only=True)
+    config = load_config(folder)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=own_code.is_trusted(folder))
+
+
+def load_config(folder: Path | str):
+    """What transformers makes of a config.json, with its own values for what the file does not say."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=own_code.is_trusted(folder), local_files_only=True)
+
+
+def require_fit(folder: Path | str, window: int) -> None:
+    """Check that a model can read windows of so many tokens, as far as its config says.
+
+    Raises:
+        Refused: it cannot.
+    """
+    config = load_config(folder).get_text_config()
+    for key in CONTEXTS:
+        longest = getattr(config, key, None)
+        if isinstance(longest, int) and longest < window:
+            raise Refused(f"the model reads {longest} tokens at most (`{key}`), and the windows have {window}")
 
 
 def load_tokenizer(folder: Path | str):

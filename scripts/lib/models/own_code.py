@@ -85,16 +85,31 @@ def choices(content: dict | list) -> list[str]:
 
 
 def files_of(references: dict | list | str | None) -> set[str]:
-    """The files that an `auto_map` takes classes from; `repo--module.Class` is a file of another repository."""
+    """The files that an `auto_map` takes classes from; `repo--module.Class` is a file of another repository.
+
+    Raises:
+        ValueError: it holds something else than names of classes.
+    """
     if isinstance(references, str):
         return {f"{references.rpartition('.')[0]}.py"}
+    if not isinstance(references, dict | list | None):
+        raise ValueError(f"`auto_map` holds {type(references).__name__}, which names no class; take `remote_code` out")
     values = references.values() if isinstance(references, dict) else references or []
     return {file for value in values for file in files_of(value)}
 
 
-def local_references(references: dict) -> dict:
-    """Those entries of an `auto_map` that are used here, all of them to files of the model's own folder."""
-    return {name: references[name].rpartition("--")[2] for name in CLASSES if name in references}
+def local_references(references: object) -> dict:
+    """Those entries of an `auto_map` that are used here, all of them to files of the model's own folder.
+
+    Raises:
+        ValueError: it does not give a name for each class.
+    """
+    if not isinstance(references, dict):
+        raise ValueError(f"`auto_map` of config.json is {type(references).__name__}, and not a class for each use")
+    found = {name: references[name] for name in CLASSES if name in references}
+    if wrong := [name for name, reference in found.items() if not isinstance(reference, str)]:
+        raise ValueError(f"`auto_map` of config.json gives {wrong[0]} no name of a class")
+    return {name: reference.rpartition("--")[2] for name, reference in found.items()}
 
 
 def carry(source: Path, target: Path) -> None:

@@ -1,15 +1,47 @@
-"""What is taken of the settings of a model that others made: what describes it, and nothing that chooses."""
+"""What is taken of a model folder that others made: known files, and settings that describe it, none that choose."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from scripts.lib.hub.client import CONFIG_FILES, TOKENIZER_FILES
 from scripts.lib.models import own_code
-from scripts.lib.models.folders import GENERATION
+from scripts.lib.models.folders import GENERATION, INDEX
+from scripts.lib.runtime import manifests
 from scripts.lib.runtime.untrusted import read_json
+
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")  # as the tokenizers of T5 and XLM-R call theirs
+OF_TOKENIZER = (*TOKENIZER_FILES, *SENTENCEPIECE)
+# Nothing else is linked: transformers would follow an adapter_config.json to any other folder, for one.
+BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *OF_TOKENIZER)
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = ("_from_model_config", "transformers_version", "use_cache")
 OFF = ("output_attentions", "output_hidden_states")  # kept where they are false
+
+
+def link(source: Path, names: Iterable[str], out: Path) -> None:
+    """Link those of some files that a folder has to another folder.
+
+    Raises:
+        ValueError: one is a link that leads out of the folder.
+    """
+    for name in names:
+        if (source / name).is_file():
+            manifests.link_file(own_file(source, name), out / name)
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """The file of a folder behind its name; in the cache of huggingface_hub, names are links to the files beside.
+
+    Raises:
+        ValueError: it is a link that leads out of the folder; who sent the folder could take any file by that.
+    """
+    root, path = folder.resolve(), (folder / name).resolve()
+    homes = (root, root.parents[1] / "blobs") if root.parent.name == "snapshots" else (root,)
+    if not any(path.is_relative_to(home) for home in homes):
+        raise ValueError(f"{folder / name} is a link to {path}, outside of its folder; put the file itself there")
+    return path
 
 
 def clean(folder: Path) -> None:
@@ -21,6 +53,32 @@ def clean(folder: Path) -> None:
     own_code.drop_choices(folder / "config.json")
     if (folder / GENERATION).is_file():
         keep_ids(folder / GENERATION)
+    clean_tokenizer(folder)
+
+
+def clean_tokenizer(folder: Path) -> None:
+    """Take out of a tokenizer's settings what transformers would open as a file anywhere.
+
+    Raises:
+        ValueError: a file is no JSON object, or larger or deeper than any tokenizer's.
+    """
+    contents = {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
+    for name, is_kept in (("tokenizer_config.json", opens_nothing), ("special_tokens_map.json", is_of_tokens)):
+        settings = contents.get(name, {})
+        kept = {key: value for key, value in settings.items() if is_kept(key)}
+        if kept != settings:
+            (folder / name).unlink()  # it may be a link to what was fetched, or to a user's own
+            (folder / name).write_text(json.dumps(kept, ensure_ascii=False))
+
+
+def opens_nothing(key: str) -> bool:
+    """Whether transformers opens no file by this key of a tokenizer's settings."""
+    return not key.endswith(("_file", "_files")) and key not in ("vocab", "merges", "init_inputs")
+
+
+def is_of_tokens(key: str) -> bool:
+    """Whether a key of special_tokens_map.json, each of which transformers takes for a setting, is of tokens."""
+    return key.endswith(("_token", "_tokens"))
 
 
 def keep_ids(path: Path) -> None:
