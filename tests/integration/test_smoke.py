@@ -7,7 +7,6 @@ import polars
 import pytest
 
 from scripts.lib.cluster.graph import read_graph
-from scripts.lib.cluster.shared_start import LOG
 from scripts.lib.cluster.work import Works
 from scripts.lib.study.plan import config_files, load_plan
 from tests.tools import ROOT, measurements, planned, snakemake
@@ -30,7 +29,7 @@ def test_every_cell_is_measured(finished):
 
 def test_what_libraries_say_is_in_the_log_and_not_on_the_terminal(finished):
     spoken = r"Failed to load|[Ww]arn|torchao|pip install|(?m:^[WEI]\d{4} )"
-    assert re.search(spoken, (finished / LOG).read_text())
+    assert re.search(spoken, next(finished.glob("results/logs/train/smoke/*.log")).read_text())
     terminal = finished.with_name("smoke-terminal.txt").read_text()
     assert "rule train:" in terminal
     assert not re.search(f".*({spoken}).*", terminal)

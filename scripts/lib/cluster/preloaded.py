@@ -1,7 +1,8 @@
 """What most jobs import: a server that has done so starts each job as a fork of itself (shared_start.py).
 
-polars is missing, for it starts threads, which do not outlive a fork; so do quantization libraries. What is imported
-says what it has to say in a log of its own, and not on the terminal.
+Missing are polars, for it starts threads, which do not outlive a fork, and whatever imports quantization libraries, as
+transformers' Trainer and lm-eval's models do: the gate is a process without them. What is imported says what it has to
+say in a log of its own, and not on the terminal.
 """
 
 import importlib
@@ -12,12 +13,11 @@ from scripts.lib.cluster.shared_start import LOG
 
 SLOW = (
     "snakemake.cli",
+    "scripts.lib.models.lean",  # before transformers' models
     "torch",
     "transformers.models.llama.modeling_llama",
     "transformers.models.gpt_neox.modeling_gpt_neox",
-    "transformers.trainer",
     "datasets",
-    "lm_eval.models.huggingface",
     "matplotlib.figure",
 )
 
