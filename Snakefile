@@ -66,6 +66,9 @@ onstart:
     refuse_what_cannot_run()
     runs.claim("slurm" in workflow.executor_plugin.name)
     scheduler_repair.mend()
+    if workflow.executor_plugin.name == "local" and (DEVICE == "cpu" or not shared_start.has_gpu()):
+        heavy = [job for job in workflow.dag.needrun_jobs() if job.benchmark]  # they load models, or tokenize
+        shared_start.mend(len(heavy), str(workflow.basedir))
 
 
 onsuccess:

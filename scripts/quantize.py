@@ -12,7 +12,7 @@ import polars
 import torch
 import yaml
 
-from scripts.lib.checks.gate import Gate, save_projections
+from scripts.lib.checks.gate import Gate, save_projections, summarize
 from scripts.lib.checks.layer_errors import LAYERS
 from scripts.lib.data.windows import draw_windows
 from scripts.lib.models.forward import batches, logits, window_losses
@@ -66,21 +66,22 @@ def quantize(
         check_support(model_folder, recipe)
         clock.lap("check")
         with (
-            Gate(torch.get_num_threads()) as gate,
+            Gate(torch.get_num_threads(), device) as gate,
             tempfile.TemporaryDirectory() as scratch,
             manifests.staged_folder(out) as saved,
         ):
             request = _make(model_folder, recipe, calibration, probe, saved, Path(scratch), device, clock)
             about = {name: request.pop(name) for name in ("format", "function_gap")}
+            seconds = request.pop("seconds")
             about |= {name: request["grid"][name] for name in ("group_size", "symmetric")}
             about["bits"] = None if request["grid"]["layer_bits"] else request["grid"]["bits"]
             free_memory(device)
-            request |= {"folder": str(saved.resolve()), "records": str(records.resolve())}
-            request |= {"dtype": dtype, "device": device}
-            verdict = gate.check(request, Path(scratch))
+            request |= {"folder": str(saved.resolve()), "dtype": dtype, "device": device}
+            verdict = gate.check(request)
             clock.lap("gate")
             if verdict["reason"]:
                 raise Refused(verdict["reason"])
+            verdict |= summarize(verdict.pop("rows"), seconds, records)
     except Refused as refused:
         return refuse(str(refused), out, records)
     files = manifests.describe_files(out)

@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 
 from scripts.lib.cluster import runs
+from scripts.lib.cluster.shared_start import PRELOADED
 
 WAIT = 120
-OF_SNAKEMAKE = re.compile(r"bin/snakemake |-m snakemake |snakemake/__main__\.py |\.snakemake/scripts/")
+OF_JOBS = rf"\.snakemake/scripts/|{re.escape(PRELOADED)}"  # a Python of its own, or forked from the server of jobs
+OF_SNAKEMAKE = re.compile(rf"bin/snakemake |-m snakemake |snakemake/__main__\.py |{OF_JOBS}")
 
 
 def recover(folder: Path) -> list[str]:
@@ -69,13 +71,13 @@ def refuse_if_alive(record: Path) -> None:
 
 
 def processes_in(folder: Path) -> dict[int, str]:
-    """Command lines of Snakemake's processes in a folder on this host, by number. Its jobs have `--mode` in theirs, or
-    are one of its scripts; it runs all of them in the folder itself."""
+    """Command lines of Snakemake's processes in a folder on this host, by number. Its jobs have `--mode` in theirs, are
+    one of its scripts, or of the server that scripts are forked from; it runs all of them in the folder itself."""
     found = {}
     for process in psutil.process_iter(["cmdline", "cwd"]):
         command, where = " ".join([*(process.info["cmdline"] or []), ""]), process.info["cwd"]
         if OF_SNAKEMAKE.search(command) and where == str(folder.resolve()):
-            found[process.pid] = "--mode script" if ".snakemake/scripts/" in command else command
+            found[process.pid] = "--mode script" if re.search(OF_JOBS, command) else command
     return found
 
 

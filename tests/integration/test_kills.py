@@ -6,7 +6,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.tools import command, copy_tree, measurements, snakemake
@@ -51,7 +50,7 @@ def kill_one_job(tree: Path, rule: str) -> None:
     )
     logs = tree / "results/logs" / rule
     try:
-        for _ in range(3000):
+        while True:
             busy = [path for path in logs.rglob("*.log") if working in path.read_text()]
             jobs = [job for path in busy for job in processes_with(path)]
             if jobs:
@@ -59,9 +58,7 @@ def kill_one_job(tree: Path, rule: str) -> None:
                 break
             assert run.poll() is None, run.stdout.read().decode()[-3000:]
             time.sleep(0.02)
-        else:
-            pytest.fail(f"no job of {rule} was ever in the middle of its work")
-        run.communicate(timeout=300)
+        run.communicate()
         assert run.returncode != 0
     finally:
         if run.poll() is None:

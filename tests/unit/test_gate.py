@@ -52,8 +52,6 @@ class Saved:
             "dtype": "float32",
             "device": "cpu",
             "grid": dataclasses.asdict(quantized.grid),
-            "seconds": {},
-            "records": str(tmp_path / "layers.parquet"),
         }
 
     def change(self, edit):
@@ -260,5 +258,13 @@ def test_reordered_columns_are_grouped_by_their_index():
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 def test_the_process_that_dies_fails_the_job(rounded, tmp_path):
-    with Gate(1) as gate, pytest.raises(RuntimeError, match="ended with status"):
-        gate.check(rounded.question | {"windows": str(tmp_path / "none.npy")}, tmp_path)
+    with Gate(1, "cpu") as gate, pytest.raises(RuntimeError, match="ended with status"):
+        gate.check(rounded.question | {"windows": str(tmp_path / "none.npy")})
+
+
+@pytest.mark.parametrize("threads", [1, 2])  # a fork, and a process that starts anew
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_both_kinds_of_process_answer_alike(rounded, threads):
+    with Gate(threads, "cpu") as gate:
+        assert gate.process.is_alive()
+        assert gate.check(rounded.question) == judge(**rounded.question)

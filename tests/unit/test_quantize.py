@@ -56,9 +56,9 @@ def recipe(name, **changes):
 @pytest.fixture
 def near_gate(monkeypatch):
     """The gate in this process: the same checks without the seconds of a new one."""
-    monkeypatch.setattr(Gate, "__init__", lambda self, threads: None)
+    monkeypatch.setattr(Gate, "__init__", lambda self, threads, device: None)
     monkeypatch.setattr(Gate, "__exit__", lambda self, *error: None)
-    monkeypatch.setattr(Gate, "check", lambda self, request, folder: judge(**request))
+    monkeypatch.setattr(Gate, "check", lambda self, request: judge(**request))
 
 
 def run(model, method, tmp_path, **changes):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from scripts.commands import recover as command
@@ -61,6 +62,23 @@ def test_children_of_a_job_end_with_it(folder, start):
     assert len(command.leftover_processes(folder)) == 2
     command.recover(folder)
     assert command.leftover_processes(folder) == []
+
+
+def test_jobs_that_a_dead_head_forked_end(folder, start, monkeypatch):
+    """The server that they come from ends with the last of them."""
+    forked = "shared_start.run_forked('.snakemake/scripts/tmp1.train.py', None, None)"
+    code = f"from scripts.lib.cluster import shared_start\nshared_start.start_server({str(ROOT)!r})\n{forked}"
+    (folder / "head.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    head = start("head.py")
+    while head.poll() is None and len(command.leftover_processes(folder)) < 2:
+        time.sleep(0.1)
+    head.kill()
+    head.wait()
+    server, job = command.leftover_processes(folder)
+    assert f"ended process {job}" in command.recover(folder)
+    assert command.leftover_processes(folder) == []
+    assert not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_live_head_is_left_alone(folder):

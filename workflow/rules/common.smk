@@ -12,7 +12,7 @@ from snakemake.logging import logger
 sys.path.insert(0, str(workflow.basedir))
 
 from scripts.lib.analysis import tables
-from scripts.lib.cluster import disk, runs, scheduler_repair
+from scripts.lib.cluster import disk, runs, scheduler_repair, shared_start
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
@@ -25,7 +25,7 @@ from scripts.lib.study.recipes import tool_state
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
-    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    os.environ.update(shared_start.OFFLINE)
 elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head) is not False:
     logger.warning(f"A run holds this folder: {runs.describe(head)}. While it goes on, only look (-n --nolock).")
 

@@ -17,6 +17,8 @@ rule corpus:
         f"{PATHS.benchmarks('corpus')}/{{corpus}}.tsv"
     conda:
         ENV
+    resources:
+        downloads=1,
     params:
         corpus="{corpus}",
         definition=pinned_corpus,

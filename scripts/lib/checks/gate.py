@@ -5,15 +5,14 @@ missing or unexpected; tensors that were to stay are bit-identical to the source
 memory, seen through random projections; they have no more values than their bits allow; and the loss on a few windows
 is that of the model in memory, computed there by the library's own kernels.
 
-`python -m scripts.lib.checks.gate` is that process: it imports what it needs, waits for the path of a request, and
-answers.
+That process begins before the library is imported. Where one thread computes on a CPU it is a fork, which has imported
+all that it needs; otherwise it starts anew, for threads of OpenMP and contexts of CUDA do not outlive a fork.
 """
 
 import contextlib
-import json
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ from scripts.lib.models.loading import block_linears, load_dense, quantization_o
 from scripts.lib.models.packed import describe_layers
 from scripts.lib.runtime.shortages import Refused, is_shortage, refusing
 
-ROOT = Path(__file__).parents[3]
 WEIGHT_TOLERANCE = 2e-3  # of projections, relative to a row's norm: three standard errors of scales in half precision
 ROW_FLOOR = 1e-5  # the same for rows of tiny weights, relative to the largest norm
 BIAS_TOLERANCE = 2**-11  # half precision, in which GPTQ's files keep the biases of quantized layers
@@ -40,39 +38,75 @@ PROJECTIONS = 4
 
 
 class Gate:
-    """The gate's process, started early so that its imports run beside the quantization."""
+    """The gate's process, started early: the library is not in it, and where it starts anew it does so meanwhile.
 
-    def __init__(self, threads: int):
-        self.threads = threads
-        command = [sys.executable, "-m", "scripts.lib.checks.gate", str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT)
+    Args:
+        threads: with which it computes.
+        device: where it does.
+    """
+
+    def __init__(self, threads: int, device: str):
+        context = multiprocessing.get_context("fork" if threads == 1 and device == "cpu" else "spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=_answer, args=(threads, self.connection, there), daemon=True)
+        self.process.start()
+        there.close()
 
     def __enter__(self) -> "Gate":
         return self
 
     def __exit__(self, *_) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        self.connection.close()
+        self.process.join()
 
-    def check(self, request: dict, folder: Path) -> dict:
-        """The verdict on a saved model, as `judge` gives it.
+    def check(self, request: dict) -> dict:
+        """What `judge` says of a saved model.
 
         Args:
-            request: arguments of `judge`, paths absolute.
-            folder: scratch folder for the question and the answer.
+            request: its arguments, paths absolute.
 
         Raises:
             RuntimeError: the process died; why is in the log of this job.
         """
-        question, answer = folder / "request.json", folder / "verdict.json"
-        question.write_text(json.dumps(request | {"answer": str(answer)}))
-        with contextlib.suppress(BrokenPipeError):  # it is dead already; its status says so
-            self.process.stdin.write(f"{question}\n")
-            self.process.stdin.close()
-        status = self.process.wait()
-        if status or not answer.is_file():
-            raise RuntimeError(f"the process that checks quantized models ended with status {status}; see above")
-        return json.loads(answer.read_text())
+        try:
+            self.connection.send(request)
+            return self.connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.process.join()
+            status = self.process.exitcode
+            raise RuntimeError(
+                f"the process that checks quantized models ended with status {status}; see above"
+            ) from None
+
+
+def _answer(threads: int, other: Connection, connection: Connection) -> None:
+    """In the gate's process: answer one request; nothing to do if the other end closes without one."""
+    other.close()
+    torch.set_num_threads(threads)
+    with contextlib.suppress(EOFError):
+        request = connection.recv()
+        connection.send(judge(**request))
+
+
+def summarize(rows: list[dict], seconds: dict[str, float], records: Path) -> dict:
+    """Write the table of layers, and say what a manifest does of them.
+
+    Args:
+        rows: as `judge` gives them.
+        seconds: what each layer took to quantize, as far as the library tells.
+        records: where to write the table (parquet).
+
+    Returns:
+        layers (names), and the means over all weights of bits_per_weight, weight_error and output_error.
+    """
+    table = polars.DataFrame([row | {"seconds": seconds.get(row["layer"])} for row in rows], schema=LAYERS)
+    table.write_parquet(records)
+    weights = table["weights"]
+    means = {
+        name: float((table[name] * weights).sum() / weights.sum())
+        for name in ("bits_per_weight", "weight_error", "output_error")
+    }
+    return {"layers": table["layer"].to_list(), **means}
 
 
 def judge(
@@ -84,8 +118,6 @@ def judge(
     dtype: str,
     device: str,
     grid: dict,
-    seconds: dict[str, float],
-    records: str,
 ) -> dict:
     """Whether a saved model is what it was in memory; and what its rounding did to each layer.
 
@@ -98,12 +130,10 @@ def judge(
         dtype: in which the study evaluates.
         device: where models run, one at a time.
         grid: a `Grid` as a mapping.
-        seconds: what each layer took to quantize, as far as the library tells.
-        records: where to write the table of layers (parquet), if the model passes.
 
     Returns:
-        reason: why it is refused, or None. If None also: layers (names), bits_per_weight, weight_error, output_error,
-        loss (nats a token of the reference, in memory, and reloaded).
+        reason: why it is refused, or None. If None also: rows (of the table of layers, as in `LAYERS`), and loss (nats
+        a token of the reference, in memory, and reloaded).
     """
     of_memory = load_file(expected), np.load(windows), losses
     try:
@@ -111,15 +141,7 @@ def judge(
             rows, losses = _judge(reference, folder, *of_memory, dtype, device, Grid(**grid))
     except Refused as refused:
         return {"reason": str(refused)}
-    table = polars.DataFrame([row | {"seconds": seconds.get(row["layer"])} for row in rows], schema=LAYERS)
-    table.write_parquet(records)
-    weights = table["weights"]
-    means = {
-        name: float((table[name] * weights).sum() / weights.sum())
-        for name in ("bits_per_weight", "weight_error", "output_error")
-    }
-    loss = {name: float(value) for name, value in losses.items()}
-    return {"reason": None, "layers": table["layer"].to_list(), **means, "loss": loss}
+    return {"reason": None, "rows": rows, "loss": {name: float(value) for name, value in losses.items()}}
 
 
 class Mismatch(Refused):
@@ -277,18 +299,3 @@ def compare_losses(before: float, after: float, source: float, dtype: str) -> No
     if not abs(before - after) <= room:
         found = f"{before:.4f} in memory and {after:.4f} after reloading"
         raise Mismatch(f"the loss is {found}, in nats a token ({dtype}): it was saved or reloads wrongly")
-
-
-def main() -> None:
-    """Answer one request, whose path comes on standard input; nothing to do if it closes without one."""
-    torch.set_num_threads(int(sys.argv[1]))
-    path = sys.stdin.readline().strip()
-    if not path:
-        return
-    request = json.loads(Path(path).read_text())
-    answer = Path(request.pop("answer"))
-    answer.write_text(json.dumps(judge(**request)))
-
-
-if __name__ == "__main__":
-    main()
