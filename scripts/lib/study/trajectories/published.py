@@ -28,6 +28,8 @@ class Published(Trajectory):
     lock: commits and files by revision, as far as they were resolved.
     remote_code: SHA-256 of each file of the model's own code that may run; None if it needs none.
     parent: the run that it goes on from. before: step and tokens there, counted from the very beginning.
+    optimizer: what is known of it, if anything.
+    stage: what it is for, if it is no pretraining. soup_of: the trajectories whose ends it is the mean of, if any.
     """
 
     source: ClassVar[str] = "hub"
@@ -41,6 +43,9 @@ class Published(Trajectory):
     remote_code: dict | None
     parent: "Published | None"
     before: dict
+    optimizer: dict | None = None
+    stage: str | None = None
+    soup_of: tuple[str, ...] = ()
 
     @classmethod
     def origin(cls, content: dict) -> str | None:
@@ -79,6 +84,9 @@ class Published(Trajectory):
             remote_code=content.get("remote_code"),
             parent=origin,
             before=before,
+            optimizer=content.get("optimizer"),
+            stage=content.get("stage"),
+            soup_of=tuple(content.get("soup_of", ())),
         )
         _check_lock(run, locks.path_of(path.parent, name))
         require_context(run.shape.get("context"), plan.config, str(path))
