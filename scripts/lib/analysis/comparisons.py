@@ -4,6 +4,7 @@ All is known from the plan alone: steps, tokens, rates, phases and what each run
 baseline loss need losses. The kinds of comparison are those of workflow/schemas/claim.schema.yaml.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ ENDED = 0.002  # the last checkpoint of a decay may lie before its end by this s
 STABLE, DECAY = "stable", "decay"
 TRUNK, BRANCH, STAGE, AVERAGE, SOUP = "trunk", "branch", "stage", "average", "soup"  # as of study/lineage.py
 TOKENS, DECAY_LENGTH = "tokens", "decay_length"  # axes that are no key of a trajectory file
-OF_THE_DECAY = tuple(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip"))  # settings that say when and how the rate falls
+# settings that say when and how the rate falls
+OF_THE_DECAY = tuple(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip"))
 Losses = dict[tuple[str, str], float]  # loss without quantization by trajectory and checkpoint
 
 
@@ -245,7 +247,7 @@ def _settled(points: list[Place], selection: Selection) -> list[Place]:
     settled = [place for place in points if (place.settling or 0.0) >= SETTLED]
     for name, left in _by_trajectory([place for place in points if place not in settled]).items():
         most = max((place.settling for place in left if place.settling is not None), default=None)
-        known = f"{most:.2g} at most, below {SETTLED:g}" if most is not None else "not known, for its weight decay is not"
+        known = "not known, for the weight decay is not" if most is None else f"{most:.2g} at most, below {SETTLED:g}"
         number = f"{len(left)} checkpoint{'s' * (len(left) > 1)}"
         selection.refused.append((name, f"{number} not settled: rate x weight decay x steps is {known}"))
     return settled
@@ -270,13 +272,13 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
             if not pairs:
                 reason = f"nothing at {axis} {lowest} has {compare['equal']} within {100 * distance:g} %"
                 selection.absent.append((values[value][0].trajectory, reason))
-    if not any(len(values) > 1 for values in groups.values()):
-        _say_what_moves(fitting or found, axis, moves, selection)
+    if not any(len(values) > 1 for values in groups.values()) and (settled or not fitting):
+        _say_what_moves(settled or found, axis, moves, selection)
     return selection
 
 
 def _equal(rows: list[Place], others: list[Place], equal: str, distance: float, losses: Losses | None) -> Iterator:
-    """Each row with its nearest reference in tokens or loss, if near enough; all with all while losses are not known."""
+    """Each row with its nearest reference in tokens or loss, if near enough; all with all while no loss is known."""
     if equal == "baseline" and losses is None:
         yield from ((row, other) for row in rows for other in others)
         return
@@ -301,7 +303,7 @@ def _say_what_moves(fitting: list[Place], axis: str, moves: tuple, selection: Se
         return
     names = sorted({key for place in runs.values() for key in _rest(place, moves)})
     moving = [name for name in names if len({place.settings.get(name) for place in runs.values()}) > 1]
-    selection.refused.append(("the study", f"{axis} never differs alone: {_told(moving)} moves along"))
+    selection.refused.append(("the study", f"{axis} never differs alone: with it {_told(moving)} changes"))
 
 
 def differences(one: Place, other: Place, but: tuple[str, ...] = ()) -> list[str]:
@@ -334,7 +336,77 @@ def _within(place: Place, distance: float) -> str:
     return f"within {100 * distance:g} % of step {place.step}"
 
 
+# --- in words, before there is any result ----------------------------------------------------------------------------
+
+
+def in_short(name: str, selection: Selection) -> str:
+    """One line on what a claim will compare and what it refuses."""
+    runs = list(dict.fromkeys(pair.row.replicate for pair in selection.pairs))
+    made = f"{_number(len(selection.pairs), 'comparison')}" + (f" in {', '.join(runs)}" if runs else "")
+    refused = [f"{len(selection.refused)} refused as not identifiable"] if selection.refused else []
+    absent = [f"{len(selection.absent)} without a reference"] if selection.absent else []
+    return f"claim `{name}`: {'; '.join([made, *refused, *absent])}"
+
+
+def in_full(name: str, selection: Selection, only_if_equal: bool = False) -> list[str]:
+    """The same with every comparison and every reason, a line for each pair of runs and each reason.
+
+    Args:
+        only_if_equal: whether only those of the pairs will be compared that turn out to have equal losses.
+    """
+    lines = [in_short(name, selection) + (", of those pairs that have equal losses" if only_if_equal else "")]
+    groups = defaultdict(list)
+    for pair in selection.pairs:
+        groups[pair.row.trajectory, pair.reference.trajectory].append(pair)
+    for (run, reference), pairs in groups.items():
+        rows, others = ({place.point: place.step for place in side} for side in _sides(pairs))
+        if pairs[0].row == pairs[0].reference:
+            lines.append(f"  compares {run} {_steps(rows)}")
+        else:
+            lines.append(f"  compares {run} {_steps(rows)} with {reference} {_steps(others)}")
+    for word, told in (("refuses", selection.refused), ("lacks", selection.absent)):
+        reasons = defaultdict(list)
+        for run, reason in told:
+            reasons[reason].append(run)
+        lines += [f"  {word} {', '.join(runs)}: {reason}" for reason, runs in reasons.items()]
+    return lines
+
+
+def _sides(pairs: list[Pair]) -> tuple[list[Place], list[Place]]:
+    return [pair.row for pair in pairs], [pair.reference for pair in pairs]
+
+
+def _steps(points: dict) -> str:
+    steps = sorted(points.values())
+    if len(steps) <= 3:
+        return f"step{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"
+    return f"{len(steps)} checkpoints from step {steps[0]} to {steps[-1]}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 # --- what a study varies independently -------------------------------------------------------------------------------
+
+
+def varied(found: list[Place]) -> dict[str, float]:
+    """What the checkpoints of the runs trained here vary, with the variance inflation of each: tokens and settling as
+    logarithms, the rate, and every setting that is a number and differs."""
+    trained = [place for place in found if place.seed is not None and place.settings]
+    columns = {
+        "tokens": [math.log2(place.tokens) if place.tokens else None for place in trained],
+        "learning rate": [place.learning_rate for place in trained],
+        "settling": [math.log2(place.settling) if place.settling else None for place in trained],
+    }
+    names = sorted({name for place in trained for name in place.settings} - {"seed"})
+    columns |= {name: [place.settings.get(name) for place in trained] for name in names}
+    numbers = {
+        name: np.array(values, dtype=float)
+        for name, values in columns.items()
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    }
+    return variance_inflation({name: values for name, values in numbers.items() if len(set(values)) > 1})
 
 
 def variance_inflation(columns: dict[str, np.ndarray]) -> dict[str, float]:
@@ -344,7 +416,9 @@ def variance_inflation(columns: dict[str, np.ndarray]) -> dict[str, float]:
     in all others, are the caller's to leave out; with one column the factor is 1. Belsley, Kuh and Welsch (1980), 3.2.
     """
     names, factors = list(columns), {}
-    matrix = np.column_stack([np.asarray(columns[name], dtype=float) for name in names]) if names else np.empty((0, 0))
+    if not names:
+        return {}
+    matrix = np.column_stack([np.asarray(columns[name], dtype=float) for name in names])
     matrix = matrix - matrix.mean(axis=0)
     for number, name in enumerate(names):
         mine, others = matrix[:, number], np.delete(matrix, number, axis=1)

@@ -95,8 +95,9 @@ def _grid(recipe: dict) -> tuple:
 
 
 def hash_of(claim: dict) -> str:
-    """SHA-256 of all that a claim says, comments and the order of keys aside."""
-    return hashlib.sha256(json.dumps(ordered(claim), ensure_ascii=False).encode()).hexdigest()
+    """SHA-256 of all that a claim says and of what decides it in its study; comments and the order of keys aside."""
+    said = {key: value for key, value in claim.items() if key != "references"}
+    return hashlib.sha256(json.dumps(ordered(said), ensure_ascii=False).encode()).hexdigest()
 
 
 def fix(claims: dict[str, dict], record: Path, measured: int) -> None:

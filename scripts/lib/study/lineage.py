@@ -56,9 +56,7 @@ def falling(schedule: dict) -> tuple[int, int] | tuple[None, None]:
         return (None, None) if start == np.inf else (int(start), int(end))
     ends = [0, *(segment["until"] for segment in schedule["segments"])]
     falls = [
-        (first, last)
-        for first, last in itertools.pairwise(ends)
-        if schedules.phase(schedule, last) == schedules.DECAY
+        (first, last) for first, last in itertools.pairwise(ends) if schedules.phase(schedule, last) == schedules.DECAY
     ]
     return falls[-1] if falls else (None, None)
 
