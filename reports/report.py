@@ -25,16 +25,16 @@ import polars as pl
 from IPython.display import display
 
 from scripts import plot
-from scripts.lib.analysis.metrics import TASK, rows_in
+from scripts.lib.analysis.metrics import TASK, first_draws, rows_in
 from scripts.lib.report import figures, findings
 from scripts.lib.report import tables as show
 from scripts.lib.report.captions import caption
 
 checkpoints = pl.read_parquet(f"{tables}/checkpoints.parquet")
 schedules = pl.read_parquet(f"{tables}/schedules.parquet")
-measurements = pl.read_parquet(f"{tables}/measurements.parquet")
+measurements = first_draws(pl.read_parquet(f"{tables}/measurements.parquet"))
 contrasts = pl.read_parquet(f"{tables}/contrasts.parquet")
-methods = pl.read_parquet(f"{tables}/methods.parquet")
+methods = first_draws(pl.read_parquet(f"{tables}/methods.parquet"))
 missing = pl.read_parquet(f"{tables}/missing.parquet")
 costs = pl.read_parquet(f"{tables}/costs.parquet")
 versions = pl.read_parquet(f"{tables}/versions.parquet")

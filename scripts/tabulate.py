@@ -207,6 +207,7 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
         **row,
         **{name: point[name] for name in POINT},
         **{name: recipe.get(name) for name in RECIPE},
+        **{"recipe": recipe.get("recipe_name"), "draw": recipe.get("draw")},
     }
 
 

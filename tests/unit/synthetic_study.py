@@ -107,11 +107,13 @@ def write_quantized(study: Study, cell: tuple[str, str], method: str, bits: int,
     """Manifest of one quantized cell."""
     path = study.root.joinpath("quantized", *cell, method, "manifest.json")
     algorithm = method.partition("-")[0]
+    draw = int(method.partition("@")[2] or 1) if algorithm == "gptq" else None
     library = {"rtn": "rtn", "gptq": "gptqmodel", "nf4": "bitsandbytes"}[algorithm]
     grid = {"group_size": 32, "symmetric": True}
     content = {
         **{"kind": "quantized", "status": "ok", "reason": None, "trajectory": cell[0], "checkpoint": cell[1]},
         **{"method": method, "algorithm": algorithm, "library": library, "bits": bits},
+        **{"recipe_name": method.partition("@")[0], "draw": draw, "run_seed": None},
         **grid,
         "package": {"gptqmodel": "GPTQModel", "bitsandbytes": "bitsandbytes"}.get(library),
         "recipe": {"algorithm": algorithm, "library": library, "bits": bits, **grid},

@@ -90,6 +90,37 @@ def test_the_baseline_is_always_there_and_blocks_join(write):
     }
 
 
+def test_draws_are_methods_of_recipes_that_use_calibration_text(write):
+    methods = ("none", "rtn-w3-g32", "gptq-w3-g16")
+    made = plan(write.folder, block("smoke", methods=methods, draws=3, checkpoints=[40], loss=["smoke"]))
+    names = ["gptq-w3-g16", "gptq-w3-g16@2", "gptq-w3-g16@3", "none", "rtn-w3-g32"]
+    assert [cell.method for cell in made.cells] == names
+    assert {name: (method.recipe, method.draw) for name, method in made.methods.items()} == {
+        "rtn-w3-g32": ("rtn-w3-g32", None),
+        "gptq-w3-g16": ("gptq-w3-g16", 1),
+        "gptq-w3-g16@2": ("gptq-w3-g16", 2),
+        "gptq-w3-g16@3": ("gptq-w3-g16", 3),
+    }
+    assert made.recipes["gptq-w3-g16@3"] == made.recipes["gptq-w3-g16"]
+    assert all(made.losses[cell] == ["smoke"] for cell in made.cells)
+
+
+def test_draws_without_calibration_text_are_refused(write):
+    with pytest.raises(ConfigError) as caught:
+        plan(write.folder, block("smoke", methods=("rtn-w3-g32", "nf4"), draws=2))
+    assert str(caught.value) == (
+        "study `made-up`, cells.0.draws: 2: `rtn-w3-g32`, `nf4` use no calibration text to draw: leave `draws` out"
+    )
+
+
+def test_branches_and_averages_have_the_seed_of_their_run(write):
+    write("run", read_yaml("config/trajectories/smoke.yaml") | {"seed": 7})
+    write("branch", BRANCH | {"branch": {"from": "run", "step": 20}})
+    write("mean", {"source": "average", "of": "run", "average": "lawa", "window": 2, "stride": 10, "keep": [40]})
+    made = plan(write.folder, block("branch"), block("mean"), block("smoke")).trajectories
+    assert {name: made[name].run_seed for name in made} == {"run": 7, "branch": 7, "mean": 7, "smoke": 1}
+
+
 def test_members_of_an_average(write):
     assert plan(write.folder, block("smoke-lawa")).trajectories["smoke-lawa"].members(40) == [30, 40]
 
@@ -211,6 +242,7 @@ def test_a_local_run(write, tiny_model):
     row = own.describe(100)
     assert (row["tokens"], row["phase"], row["peak_learning_rate"]) == (100_000, "decay", 0.1)
     assert row["learning_rate"] == pytest.approx(0.05)
+    assert own.run_seed is None
     assert made.tokenizer_definition(own.tokenizer) == {"source": "model", "path": str(tiny_model)}
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from scripts.lib.analysis.contrasts import gptq_pairs, plain_partners
 from scripts.lib.analysis.costs import read_benchmark
+from scripts.lib.analysis.metrics import first_draws
 from scripts.lib.analysis.tables import TABLES, write_csv
 from scripts.lib.report.findings import finding
 from scripts.tabulate import tabulate
@@ -180,6 +181,22 @@ def test_methods_hold_each_recipe_once_with_the_range_of_its_weight_errors(study
     assert (rtn["transform"], rtn["package_version"], rtn["calibration"]) == (None, None, "corpus docstrings")
     assert (gptq["cells"], gptq["transform"], gptq["bits"], gptq["package_version"]) == (1, "awq", 3, "7.6.0")
     assert tables["versions"].rows() == [("GPTQModel", "7.6.0", "models"), ("torch", "2.12.0, 2.13.0", "models")]
+
+
+def test_draws_stand_beside_their_recipe_and_are_no_comparison(tmp_path):
+    strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.015)}
+    tables = tabulate(**write_study(tmp_path, two_peaks(), strengths, 40, tasks=False).arguments())
+    named = tables["measurements"].select("method", "recipe", "draw").unique().sort("method")
+    assert named.rows() == [
+        ("gptq-w3-g32", "gptq-w3-g32", 1),
+        ("gptq-w3-g32@2", "gptq-w3-g32", 2),
+        ("none", None, None),
+        ("rtn-w3-g32", "rtn-w3-g32", None),
+    ]
+    methods = tables["methods"].select("method", "recipe", "draw")
+    assert methods.rows() == named.filter(pl.col("method") != "none").rows()
+    assert set(tables["contrasts"]["method"]) == {"rtn-w3-g32", "gptq-w3-g32"}
+    assert "gptq-w3-g32@2" not in first_draws(tables["measurements"])["method"]
 
 
 def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):

@@ -243,6 +243,17 @@ def quantizer_code(wildcards):
     return fingerprint("quantize", *(f"quantizers/{part}" for part in parts)) | tool_state(recipe["library"])
 
 
+def recipe_file(wildcards):
+    return f"config/recipes/{PLAN.methods[wildcards.method].recipe}.yaml"
+
+
+def drawn_text(wildcards):
+    """Which recipe a method is, and what decides its calibration text besides: the draw, and the seed of the run."""
+    method = PLAN.methods[wildcards.method]
+    run_seed = None if method.draw is None else trajectory_of(wildcards).run_seed
+    return {"recipe_name": method.recipe, "draw": method.draw, "run_seed": run_seed}
+
+
 def calibration_tokens(wildcards):
     """Manifest and tokens that a method is calibrated on; none if it needs no data."""
     corpus = PLAN.recipes[wildcards.method].get("calibration", {}).get("corpus")

@@ -34,7 +34,8 @@ CHECKPOINTS = {
 MEASUREMENTS = {
     **_columns("study", "trajectory", "checkpoint"),
     **POINT,
-    **_columns("method"),
+    **_columns("method", "recipe"),
+    **_columns("draw", kind=pl.Int64),  # of calibration text, from 1; null without any
     **RECIPE,
     **_columns("metric", "dataset", "subset"),  # subset: a part of the tokens; null for all of them
     **_columns(*NUMBERS, kind=pl.Float64),
@@ -48,7 +49,9 @@ SCHEDULES = {  # learning rates along each run, fine enough to be drawn
 }
 MISSING = _columns("study", *CELL, "stage", "dataset", "reason")
 METHODS = {
-    **_columns("method", "algorithm", "transform", "library", "package_version"),
+    **_columns("method", "recipe"),
+    **_columns("draw", kind=pl.Int64),
+    **_columns("algorithm", "transform", "library", "package_version"),
     **_columns("bits", "group_size", kind=pl.Int64),
     **_columns("symmetric", kind=pl.Boolean),
     **_columns("bits_per_weight", "weight_error", "weight_error_lowest", "weight_error_highest", kind=pl.Float64),

@@ -23,6 +23,7 @@ def add_claims(plan) -> None:
     """
     study = plan.config["study"]
     corpora = list(dict.fromkeys(corpus for block in study["cells"] for corpus in block.get("loss", [])))
+    recipes = {method.recipe: plan.recipes[method.name] for method in plan.methods.values()}
     for number, entry in enumerate(study.get("claims", [])):
         where = f"study `{study['name']}`, claims.{number}"
         name, chosen = (entry["claim"], entry["method"]) if isinstance(entry, dict) else (entry, None)
@@ -35,8 +36,8 @@ def add_claims(plan) -> None:
             raise ConfigError(f"{where}: claim `{name}` is listed twice; list it once")
         if not corpora:
             raise ConfigError(f"{where}: a claim needs `loss` in one block of `cells` at least; add a corpus")
-        method = _method(claim["method"], chosen, plan.recipes, where)
-        references = _references(claim, plan.recipes)
+        method = _method(claim["method"], chosen, recipes, where)
+        references = _references(claim, recipes)
         plan.claims[name] = ordered(claim | {"method": method, "dataset": corpora[0], "references": references})
 
 

@@ -7,6 +7,7 @@ from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
 from scripts.lib.study.claims import add_claims
 from scripts.lib.study.config import add_corpus, refuse_moved_sections, require_one_study, require_study
+from scripts.lib.study.draws import Method, methods_of
 from scripts.lib.study.lineage import lineage
 from scripts.lib.study.needs import corpora_of_documents
 from scripts.lib.study.paths import Paths
@@ -44,7 +45,8 @@ class Plan:
     folder: the folder that holds trajectories/, recipes/, corpora/, tokenizers/, studies/ and tasks/.
     trajectories: by name, with all that they derive from.
     corpora, tokenizers: by name, those that the study uses, as in their files.
-    recipes: by method, without the baseline.
+    methods: by name, without the baseline.
+    recipes: what the files of the methods' recipes hold, by method; all draws of a recipe have the same.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
     claims: by name, as `add_claims` reads them.
@@ -56,6 +58,7 @@ class Plan:
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
     corpora: dict[str, dict] = field(default_factory=dict)
     tokenizers: dict[str, dict] = field(default_factory=dict)
+    methods: dict[str, Method] = field(default_factory=dict)
     recipes: dict[str, dict] = field(default_factory=dict)
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
@@ -140,12 +143,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
         where = f"study `{config['study']['name']}`, cells.{number}"
         for name in block["trajectories"]:
             add_trajectory(plan, name, folder / "trajectories", where)
-        methods = [BASELINE, *(method for method in block["methods"] if method != BASELINE)]
-        for method in methods[1:]:
-            plan.recipes[method] = load_recipe(folder / "recipes", method)
-            if "calibration" in plan.recipes[method]:
-                corpus = plan.recipes[method]["calibration"]["corpus"]
-                add_corpus(plan, corpus, "calibration", f"{folder}/recipes/{method}.yaml, calibration.corpus")
+        methods = [BASELINE, *_add_methods(plan, block, where)]
         for corpus in block.get("loss", []):
             add_corpus(plan, corpus, "validation", f"{where}.loss")
         for suite in block.get("tasks", []):
@@ -180,6 +178,26 @@ def config_files(study: str = "", *more: str) -> list[Path]:
     require_name(study, [found.stem for found in path.parent.glob("*.yaml")], "study", "STUDY=NAME")
     require_one_study((path, *more))
     return [path, *map(Path, more)]
+
+
+def _add_methods(plan: Plan, block: dict, where: str) -> list[str]:
+    """Read the recipes of a block into a plan; names of its methods, one for each draw of calibration text."""
+    added = []
+    for name in block["methods"]:
+        if name != BASELINE:
+            recipe = load_recipe(plan.folder / "recipes", name)
+            added += methods_of(name, recipe, block.get("draws", 1))
+            plan.recipes |= {method.name: recipe for method in added if method.recipe == name}
+            if "calibration" in recipe:
+                corpus = recipe["calibration"]["corpus"]
+                add_corpus(plan, corpus, "calibration", f"{plan.folder}/recipes/{name}.yaml, calibration.corpus")
+    if "draws" in block and all(method.draw is None for method in added):
+        names = ", ".join(f"`{name}`" for name in block["methods"])
+        raise ConfigError(
+            f"{where}.draws: {block['draws']}: {names} use no calibration text to draw: leave `draws` out"
+        )
+    plan.methods |= {method.name: method for method in added}
+    return [method.name for method in added]
 
 
 def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:

@@ -45,6 +45,10 @@ class Averaged(Trajectory):
         return sorted(self.keep)
 
     @property
+    def run_seed(self) -> int | None:
+        return self.of.run_seed
+
+    @property
     def model(self) -> Model:
         return self.of.model
 

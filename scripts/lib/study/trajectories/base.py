@@ -48,6 +48,11 @@ class Trajectory(ABC):
         """All steps at which there is a checkpoint, ascending."""
 
     @property
+    def run_seed(self) -> int | None:
+        """Seed of the training that all of it descends from; None if it was not trained here."""
+        return None
+
+    @property
     @abstractmethod
     def model(self) -> Model:
         """Sizes of the model."""

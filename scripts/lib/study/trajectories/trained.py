@@ -72,6 +72,10 @@ class Trained(Trajectory):
     def steps(self) -> list[int]:
         return sorted(self.keep)
 
+    @property
+    def run_seed(self) -> int:
+        return self.parent.run_seed if self.parent else self.seed
+
     @cached_property
     def model(self) -> Model:
         return size_of_model(self.shape, self.tokenizer_definition)
