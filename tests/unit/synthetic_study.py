@@ -135,6 +135,7 @@ def write_loss(study: Study, cell: tuple, loss: float, error: float, documents: 
             "window": pl.Series(range(2 * documents), dtype=pl.Int32) // 4,
             "document": [f"{number // 2:016x}" for number in range(2 * documents)],
             "tokens": tokens.astype(np.int32),
+            "bytes": 4.0 * tokens,
             "nll": tokens * (loss + 0.5 * generator.standard_normal(2 * documents) + effect),
             "kl": tokens * error * 1.2,
             "agree": np.round(tokens * (1 - min(1, 4 * error))).astype(np.int32),

@@ -1,0 +1,79 @@
+"""Tokens lost on planted curves."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from scripts.lib.analysis.tokens_lost import history, tokens_lost
+
+TRAINED = np.array([1e6, 2e6, 4e6, 8e6])
+
+
+def power(tokens):
+    """A loss that falls as a power of the tokens."""
+    return 2 + 30 * np.asarray(tokens) ** -0.2
+
+
+def lost(loss, losses=None, trained=TRAINED) -> float:
+    return float(tokens_lost(np.array(loss), trained, power(trained) if losses is None else np.array(losses)))
+
+
+@pytest.mark.parametrize("earlier", [1.1e6, 1.5e6, 3e6, 6e6])
+def test_the_planted_point_is_found(earlier):
+    assert 8e6 - lost(power(earlier)) == pytest.approx(earlier, rel=0.02)
+
+
+def test_a_measured_point_is_found_exactly():
+    assert lost(power(2e6)) == pytest.approx(6e6, rel=1e-12)
+
+
+def test_the_logarithm_of_tokens_is_nearer_to_a_power_than_tokens_are():
+    loss = power(6e6)
+    linear = np.interp(-loss, -power(TRAINED), TRAINED)
+    assert abs(8e6 - lost(loss) - 6e6) < abs(linear - 6e6) / 4
+
+
+def test_outside_of_the_measured_curve_it_is_infinite_and_below_the_checkpoint_nothing():
+    assert lost(power(0.9e6)) == np.inf
+    assert lost(power(9e6)) == lost(power(8e6)) == 0
+    assert lost(2.5, losses=[2.4], trained=np.array([1e6])) == np.inf
+    assert lost(2.4, losses=[2.4], trained=np.array([1e6])) == 0
+
+
+def test_of_several_points_of_this_loss_the_last_counts():
+    losses = [5.0, 3.0, 4.0, 2.0]  # 3.5 lies between the first two, the next two and the last two
+    assert lost(3.5, losses) == pytest.approx(8e6 - 4e6 * 2**0.25)
+
+
+def test_many_draws_at_once():
+    losses = np.stack([power(TRAINED), power(TRAINED) + 0.1])
+    found = tokens_lost(np.full(2, power(3e6)), TRAINED, losses)
+    assert found.tolist() == [lost(power(3e6)), lost(power(3e6) - 0.1)]
+
+
+def test_a_run_goes_back_through_its_parents():
+    rows = [
+        ("run", "a", None, 0, "stable"),
+        ("run", "b", None, 10, "stable"),
+        ("run", "c", None, 20, "stable"),
+        ("run", "d", None, 30, "stable"),
+        ("cooled", "e", "run/c", 25, "decay"),
+        ("cooled", "f", "run/c", 40, "decay"),
+        ("later", "g", "cooled/e", 35, "stable"),
+        ("mean", "h", "run", 30, "average"),
+    ]
+    names = ("trajectory", "checkpoint", "parent", "step", "phase")
+    table = pl.DataFrame(rows, names, orient="row").with_columns(
+        tokens=100 * pl.col("step"), source=pl.lit("train"), peak_learning_rate=1e-3, learning_rate=1e-3
+    )
+    runs = {cell: "".join(name for _, name in run) for cell, run in history(table).items()}
+    assert runs == {
+        ("run", "b"): "b",
+        ("run", "c"): "bc",
+        ("run", "d"): "bcd",
+        ("cooled", "e"): "bce",
+        ("cooled", "f"): "bcef",
+        ("later", "g"): "bceg",
+        ("mean", "h"): "bch",
+    }
+    assert list(history(table)["cooled", "f"].values()) == [1000, 2000, 2500, 4000]
