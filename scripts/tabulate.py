@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import metrics, resampling
-from scripts.lib.analysis.contrasts import contrasts_table
+from scripts.lib.analysis.comparisons import places
 from scripts.lib.analysis.costs import costs_table
-from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
+from scripts.lib.analysis.effects import sums_of_cells
+from scripts.lib.analysis.judging import Results, judged
+from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS
 from scripts.lib.analysis.tables import (
@@ -25,10 +27,11 @@ from scripts.lib.analysis.tables import (
     table,
     write_csv,
 )
+from scripts.lib.analysis.tokens_lost import history
 from scripts.lib.runtime import manifests
+from scripts.lib.study.claims import fixed
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
-LOSS = (CROSS_ENTROPY.name, None)  # the metric and the subset of which `contrasts` compares errors
 CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 
@@ -45,10 +48,13 @@ def tabulate(
     draws: int,
     seed: int,
     refused: Iterable[dict] = (),
+    claims: dict[str, dict] | None = None,
+    lineage: Iterable[dict] = (),
+    record: str | Path = "",
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
-    `contrasts` compares pairs of cells of `measurements`; `costs` alone holds times.
+    `comparisons` and `verdicts` are those of the claims; `costs` alone holds times.
 
     Args:
         study: name of the study.
@@ -61,26 +67,34 @@ def tabulate(
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
         refused: cells that were not run: trajectory, checkpoint, method, reason.
+        claims: by name, as of `Plan.claims`; none if not given.
+        lineage: of the trajectories, as of `Plan.lineage`; claims need it.
+        record: file of what the claims said when the study began.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
             hold a task of the same name.
     """
-    places = _by_cell(circumstances, CELL[:2])
+    known = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
-    points = {cell: manifest | places[cell] for cell, manifest in points.items()}
+    points = {cell: manifest | known[cell] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
-    methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
-    measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
+    measures = paired(measures, missing)
+    measurements = _measurements(study, measures, points, recipes, (confidence, draws, seed))
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
+    claims = claims or {}
+    found = places(good.iter_rows(named=True), lineage) if claims else []
+    results = _results(measures, good, recipes) if claims else None
+    comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), confidence)
     return {
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
-        "contrasts": contrasts_table(measurements, good, methods, samples, confidence),
+        "comparisons": comparisons,
+        "verdicts": verdicts,
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
         "methods": methods_table(recipes.values()),
@@ -90,6 +104,18 @@ def tabulate(
 
 def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
     return {tuple(item[name] for name in names): item for item in items}
+
+
+def _results(measures: list[Measure], checkpoints: pl.DataFrame, recipes: dict[tuple, dict]) -> Results:
+    """What claims need of all that was measured."""
+    whole = aligned([item for item in measures if item.stage == "evaluate_loss" and item.subset is None])
+    draws, losses = {}, {}
+    for (*_, method), manifest in recipes.items():
+        draws.setdefault(manifest["recipe_name"], {})[manifest["draw"]] = method
+    for item in whole:
+        if item.cell[2] == "none" and item.metric == CROSS_ENTROPY.name:
+            losses.setdefault(item.dataset, {})[item.cell[:2]] = float(item.sums.sum() / item.sizes.sum())
+    return Results(sums_of_cells(whole, history(checkpoints)), draws, losses)
 
 
 def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
@@ -142,27 +168,18 @@ def _require_manifests(path, cell: tuple[str, str, str], points: dict, recipes: 
         raise ValueError(f"{path} measures {'/'.join(cell)}, but the manifest of that quantized cell is not an input")
 
 
-def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, bootstrap: tuple) -> tuple:
-    """The table `measurements`, and the relative errors of cross-entropy under each resample by dataset and cell."""
-    rows, samples = [], {}
+def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, bootstrap: tuple) -> pl.DataFrame:
+    rows = []
     for dataset in sorted({measure.dataset for measure in measures}):
         part = [measure for measure in measures if measure.dataset == dataset]
-        found, samples[dataset] = _rows(part, *bootstrap)
-        rows += [{"study": study, **_describe(row, points, recipes)} for row in found]
-    return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset")), samples
+        rows += [{"study": study, **_describe(row, points, recipes)} for row in _rows(part, *bootstrap)]
+    return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset"))
 
 
-def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> tuple[list[dict], dict]:
-    """Rows of `measurements` for all measures of one dataset, resampled together.
-
-    Returns:
-        The rows, and the relative error of cross-entropy under each resample by cell, arrays of shape (draws,).
-    """
-    documents = np.unique(np.concatenate([measure.documents for measure in measures]))
-    sums, sizes = np.zeros((2, len(measures), len(documents)))
-    for index, measure in enumerate(measures):
-        columns = np.searchsorted(documents, measure.documents)
-        sums[index, columns], sizes[index, columns] = measure.sums, measure.sizes
+def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> list[dict]:
+    """Rows of `measurements` for all measures of one dataset, resampled together."""
+    found = aligned(measures)
+    sums, sizes = (np.array([getattr(measure, name) for measure in found]) for name in ("sums", "sizes"))
     places = {(*m.cell, m.metric, m.subset): index for index, m in enumerate(measures)}
     if len(places) < len(measures):
         raise ValueError(f"{measures[0].dataset} is a task of two suites of this study; give one of them another name")
@@ -175,9 +192,7 @@ def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> 
     lower, upper = resampling.interval(contrast, confidence)
     single = (sizes > 0).sum(axis=1) < 2
     bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
-    rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
-    losses = {m.cell: contrast[:, i] for i, m in enumerate(measures) if (m.metric, m.subset) == LOSS}
-    return rows, losses
+    return [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
 
 
 def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
@@ -225,6 +240,9 @@ if __name__ == "__main__":
         snakemake.params.bootstrap,
         snakemake.params.seed,
         snakemake.params.refused,
+        snakemake.params.claims,
+        snakemake.params.lineage,
+        snakemake.params.record,
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

@@ -44,6 +44,9 @@ def render(plan: Plan, going_on: bool) -> Path:
         settings["bootstrap"],
         settings["seed"],
         plan.refused_cells(),
+        plan.claims,
+        plan.lineage(),
+        plan.paths.claims(study["name"]),
     )
     rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
     tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])

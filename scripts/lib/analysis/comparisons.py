@@ -101,7 +101,7 @@ def places(circumstances: Iterable[dict], lineage: Iterable[dict]) -> list[Place
     """The checkpoints of a study, by trajectory and step.
 
     Args:
-        circumstances: trajectory, checkpoint, step, tokens, learning_rate, phase of each (`Plan.circumstances`).
+        circumstances: trajectory, checkpoint, step, tokens, learning_rate, phase of each, more is left aside.
         lineage: of each trajectory (`Plan.lineage`).
     """
     runs = {row["trajectory"]: row | {"soup_of": tuple(row["soup_of"])} for row in lineage}

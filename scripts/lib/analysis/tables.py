@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 from polars import selectors
 
-from scripts.lib.analysis.contrasts import CONTRASTS
 from scripts.lib.analysis.costs import COSTS
+from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
 
 
 def _columns(*names: str, kind=pl.String) -> dict:
@@ -63,7 +63,8 @@ TABLES = {
     "checkpoints": CHECKPOINTS,
     "schedules": SCHEDULES,
     "measurements": MEASUREMENTS,
-    "contrasts": CONTRASTS,
+    "comparisons": COMPARISONS,
+    "verdicts": VERDICTS,
     "missing": MISSING,
     "costs": COSTS,
     "methods": METHODS,
