@@ -22,6 +22,7 @@ from scripts.lib.analysis.tables import (
     POINT,
     RECIPE,
     SCHEDULES,
+    runs_table,
     table,
     write_csv,
 )
@@ -34,6 +35,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 def tabulate(
     study: str,
+    runs: Iterable[dict],
     circumstances: Iterable[dict],
     schedules: Iterable[dict],
     checkpoints: Iterable[str | Path],
@@ -52,6 +54,7 @@ def tabulate(
 
     Args:
         study: name of the study.
+        runs: of each trajectory: trajectory, family, root, kind, parent, parent_checkpoint; coordinates, by name.
         circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
             peak_learning_rate, phase.
         schedules: learning rates of runs, fine enough to be drawn: {"trajectory", "steps", "tokens", "learning_rate"}
@@ -66,9 +69,11 @@ def tabulate(
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
             hold a task of the same name.
     """
+    runs = list(runs)
+    families = {run["trajectory"]: {"family": run["family"]} for run in runs}
     places = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
-    points = {cell: manifest | places[cell] for cell, manifest in points.items()}
+    points = {cell: manifest | places[cell] | families[cell[0]] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
@@ -77,6 +82,7 @@ def tabulate(
     measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     return {
+        "runs": runs_table(runs),
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
@@ -205,7 +211,7 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
     recipe = recipes.get(tuple(row[name] for name in CELL), {})
     return {
         **row,
-        **{name: point[name] for name in POINT},
+        **{name: point[name] for name in ("family", *POINT)},
         **{name: recipe.get(name) for name in RECIPE},
     }
 
@@ -216,6 +222,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
     tables = tabulate(
         snakemake.params.study,
+        snakemake.params.runs,
         snakemake.params.circumstances,
         snakemake.params.schedules,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
