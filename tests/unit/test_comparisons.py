@@ -131,7 +131,8 @@ def test_a_stage_is_compared_with_where_it_began():
     assert names(found) == [("sft", "run-1")]
     assert found.pairs[0].reference.step == 2400
     late = [*run(), dataclasses.replace(after, parent_step=3000)]
-    assert "step 3000 of `run-1` is not in the study" in reasons(select({"what": "stage", "stage": "sft"}, late))
+    lacks = select({"what": "stage", "stage": "sft"}, late)
+    assert lacks.absent == [("sft", "the checkpoint of `run-1` that it began with is not in the study")]
     assert not select({"what": "stage", "stage": "preference"}, [*run(), after]).pairs
 
 

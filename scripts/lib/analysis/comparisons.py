@@ -18,7 +18,7 @@ STABLE, DECAY = "stable", "decay"
 TRUNK, BRANCH, STAGE, AVERAGE, SOUP = "trunk", "branch", "stage", "average", "soup"  # as of study/lineage.py
 TOKENS, DECAY_LENGTH = "tokens", "decay_length"  # axes that are no key of a trajectory file
 # settings that say when and how the rate falls
-OF_THE_DECAY = tuple(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip"))
+OF_THE_DECAY = ("branch.step", *(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip")))
 Losses = dict[tuple[str, str], float]  # loss without quantization by trajectory and checkpoint
 
 
@@ -53,6 +53,11 @@ class Place:
     def replicate(self) -> str:
         """What counts as one repetition of the study: a seed of the runs trained here, or one published run."""
         return self.root if self.seed is None else f"seed {self.seed}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is of a run that was trained here, so that all of its settings are known."""
+        return self.seed is not None and self.kind in (TRUNK, BRANCH)
 
     @property
     def ends_decay(self) -> bool:
@@ -203,11 +208,11 @@ def _stages(found: list[Place], stage: str) -> Selection:
         last = points[-1]
         if last.kind not in (STAGE, BRANCH) or last.stage != stage:
             continue
-        before = [place for place in runs.get(last.parent, []) if place.step <= last.parent_step]
-        if before and before[-1].step >= last.parent_step * (1 - ENDED):
+        before = [place for place in runs.get(last.parent, []) if place.step == last.parent_step]
+        if before:
             selection.pairs.append(Pair(last, before[-1]))
         else:
-            selection.absent.append((name, f"step {last.parent_step} of `{last.parent}` is not in the study"))
+            selection.absent.append((name, f"the checkpoint of `{last.parent}` that it began with is not in the study"))
     return selection
 
 
@@ -259,7 +264,7 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
     axis, distance = compare["axis"], compare["distance"]
     moves = OF_THE_DECAY if axis == DECAY_LENGTH else (axis,)
     selection, groups = Selection(), defaultdict(lambda: defaultdict(list))
-    trained = [place for place in found if place.settings and place.seed is not None]
+    trained = [place for place in found if place.trained]
     fitting = [p for p in trained if (p.ends_decay if compare["at"] == "decay_end" else p.phase == STABLE)]
     settled = fitting if compare["at"] == "decay_end" else _settled(fitting, selection)
     for place in settled:
@@ -399,7 +404,7 @@ def _number(count: int, what: str) -> str:
 def varied(found: list[Place]) -> dict[str, float]:
     """What the checkpoints of the runs trained here vary, with the variance inflation of each: the logarithm of tokens,
     the rate, and every setting that is a number and differs. Settling is their product, and so no further one."""
-    trained = [place for place in found if place.seed is not None and place.settings]
+    trained = [place for place in found if place.trained]
     columns = {
         "tokens": [math.log2(place.tokens) if place.tokens else None for place in trained],
         "learning rate": [place.learning_rate for place in trained],
