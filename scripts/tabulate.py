@@ -12,7 +12,7 @@ from scripts.lib.analysis.contrasts import contrasts_table
 from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,
@@ -25,6 +25,7 @@ from scripts.lib.analysis.tables import (
     table,
     write_csv,
 )
+from scripts.lib.analysis.tokens_lost import Lost, estimate, history
 from scripts.lib.runtime import manifests
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
@@ -74,8 +75,9 @@ def tabulate(
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
-    measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
+    settings = (history(good), confidence, draws, seed)
+    measurements, samples = _measurements(study, paired(measures, missing), points, recipes, settings)
     return {
         "checkpoints": good,
         "schedules": _schedules(schedules),
@@ -142,18 +144,23 @@ def _require_manifests(path, cell: tuple[str, str, str], points: dict, recipes: 
         raise ValueError(f"{path} measures {'/'.join(cell)}, but the manifest of that quantized cell is not an input")
 
 
-def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, bootstrap: tuple) -> tuple:
+def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, settings: tuple) -> tuple:
     """The table `measurements`, and the relative errors of cross-entropy under each resample by dataset and cell."""
     rows, samples = [], {}
     for dataset in sorted({measure.dataset for measure in measures}):
         part = [measure for measure in measures if measure.dataset == dataset]
-        found, samples[dataset] = _rows(part, *bootstrap)
+        found, samples[dataset] = _rows(part, *settings)
         rows += [{"study": study, **_describe(row, points, recipes)} for row in found]
     return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset")), samples
 
 
-def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> tuple[list[dict], dict]:
+def _rows(measures: list[Measure], runs: dict, confidence: float, draws: int, seed: int) -> tuple[list[dict], dict]:
     """Rows of `measurements` for all measures of one dataset, resampled together.
+
+    Args:
+        measures: of the dataset.
+        runs: checkpoints of the runs, as `history` gives them.
+        confidence, draws, seed: of `tabulate`.
 
     Returns:
         The rows, and the relative error of cross-entropy under each resample by cell, arrays of shape (draws,).
@@ -176,6 +183,14 @@ def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> 
     single = (sizes > 0).sum(axis=1) < 2
     bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
     rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
+    for i, measure in enumerate(measures):
+        if (measure.metric, measure.subset) == LOSS and base[i] != i:
+            run = runs.get(measure.cell[:2], {})
+            found = {cell: places.get((*cell, "none", *LOSS)) for cell in run}
+            found = {cell: j for cell, j in found.items() if j is not None and np.array_equal(sizes[j], sizes[i])}
+            curve, trained = list(found.values()), np.array([run[cell] for cell in found], dtype=np.float64)
+            own, others = (values[i], samples[:, i]), (values[curve], samples[:, curve])
+            rows.append(_lost_row(measure, estimate(own, trained, others, confidence), single[i]))
     losses = {m.cell: contrast[:, i] for i, m in enumerate(measures) if (m.metric, m.subset) == LOSS}
     return rows, losses
 
@@ -192,6 +207,21 @@ def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
         "dtype": measure.dtype,
         **dict(zip(NUMBERS, map(_number, numbers), strict=True)),
         "n": round(measure.sizes.sum()) if loss else len(measure.documents),
+    }
+
+
+def _lost_row(measure: Measure, lost: Lost, single: bool) -> dict:
+    """Row of the tokens that a quantized model lost; of a single document there is no interval."""
+    stderr, lower, upper = (None, None, None) if single else (lost.stderr, lost.lower, lost.upper)
+    numbers = (lost.value, stderr, 0.0, lost.value, lost.share, lower, upper)
+    return {
+        **dict(zip(CELL, measure.cell, strict=True)),
+        "metric": TOKENS_LOST.name,
+        "dataset": measure.dataset,
+        "dtype": measure.dtype,
+        **dict(zip(NUMBERS, numbers, strict=True)),
+        "n": round(measure.sizes.sum()),
+        "reason": lost.reason,
     }
 
 
