@@ -44,6 +44,7 @@ MEASUREMENTS = {
     **_columns(*NUMBERS, kind=pl.Float64),
     **_columns("n", kind=pl.Int64),
     **_columns("dtype"),
+    **_columns("reason"),  # why the value or a bound is absent
 }
 SCHEDULES = {  # learning rates along each run, fine enough to be drawn
     **_columns("trajectory"),
