@@ -13,6 +13,7 @@ from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS
+from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,
@@ -25,6 +26,7 @@ from scripts.lib.analysis.tables import (
     table,
     write_csv,
 )
+from scripts.lib.analysis.tracks import tracks
 from scripts.lib.runtime import manifests
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
@@ -45,6 +47,9 @@ def tabulate(
     draws: int,
     seed: int,
     refused: Iterable[dict] = (),
+    neighbours: Iterable[Iterable[tuple[str, str]]] = (),
+    repeat: str | Path | None = None,
+    no_repeat: str | None = None,
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
@@ -61,6 +66,9 @@ def tabulate(
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
         refused: cells that were not run: trajectory, checkpoint, method, reason.
+        neighbours: groups of (trajectory, checkpoint) in a stable phase of one trajectory.
+        repeat: table `measurements` of the same study computed once more; None if there is none.
+        no_repeat: why there is none, where one was named.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
@@ -74,13 +82,23 @@ def tabulate(
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
-    measurements, samples = _measurements(study, paired(measures, missing), points, recipes, (confidence, draws, seed))
+    measures = paired(measures, missing)
+    measurements, samples = _measurements(study, measures, points, recipes, (confidence, draws, seed))
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     return {
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
         "contrasts": contrasts_table(measurements, good, methods, samples, confidence),
+        "noise": noise_table(
+            study,
+            measurements,
+            _lineage(good),
+            document_errors(measures),
+            neighbours,
+            None if repeat is None else pl.read_parquet(repeat),
+            no_repeat or NO_REPEAT,
+        ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
         "methods": methods_table(recipes.values()),
@@ -90,6 +108,12 @@ def tabulate(
 
 def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
     return {tuple(item[name] for name in names): item for item in items}
+
+
+def _lineage(checkpoints: pl.DataFrame) -> pl.DataFrame:
+    """The trunk that each trajectory descends from."""
+    rows = [{"trajectory": track.name, "family": track.name, "root": track.family} for track in tracks(checkpoints)]
+    return pl.DataFrame(rows, dict.fromkeys(("trajectory", "family", "root"), pl.String) | {"seed": pl.Int64})
 
 
 def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
@@ -225,6 +249,9 @@ if __name__ == "__main__":
         snakemake.params.bootstrap,
         snakemake.params.seed,
         snakemake.params.refused,
+        snakemake.params.neighbours,
+        snakemake.input.get("repeat") or None,
+        snakemake.params.no_repeat,
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

@@ -15,6 +15,7 @@ from scripts.lib.cluster import runs
 from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
+from scripts.lib.study.replicates import repeat
 from scripts.report import report
 from scripts.tabulate import tabulate
 
@@ -44,6 +45,8 @@ def render(plan: Plan, going_on: bool) -> Path:
         settings["bootstrap"],
         settings["seed"],
         plan.refused_cells(),
+        plan.neighbours,
+        *repeat(plan),
     )
     rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
     tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])

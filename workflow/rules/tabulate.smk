@@ -7,6 +7,7 @@ rule tabulate:
         quantized=quantized_manifests(PLAN.cells),
         losses=loss_tables(PLAN.cells),
         tasks=task_tables(PLAN.cells),
+        repeat=REPEAT or [],
     output:
         **table_files(tables.TABLES),
     log:
@@ -20,6 +21,8 @@ rule tabulate:
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),
+        neighbours=PLAN.neighbours,
+        no_repeat=NO_REPEAT,
         benchmarks=f"{RESULTS}/benchmarks",
         bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],

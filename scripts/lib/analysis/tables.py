@@ -10,6 +10,7 @@ from polars import selectors
 
 from scripts.lib.analysis.contrasts import CONTRASTS
 from scripts.lib.analysis.costs import COSTS
+from scripts.lib.analysis.noise import NOISE
 
 
 def _columns(*names: str, kind=pl.String) -> dict:
@@ -64,6 +65,7 @@ TABLES = {
     "schedules": SCHEDULES,
     "measurements": MEASUREMENTS,
     "contrasts": CONTRASTS,
+    "noise": NOISE,
     "missing": MISSING,
     "costs": COSTS,
     "methods": METHODS,
