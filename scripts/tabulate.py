@@ -23,10 +23,10 @@ from scripts.lib.analysis.tables import (
     POINT,
     RECIPE,
     SCHEDULES,
+    runs_table,
     table,
     write_csv,
 )
-from scripts.lib.analysis.tracks import tracks
 from scripts.lib.runtime import manifests
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
@@ -36,6 +36,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 def tabulate(
     study: str,
+    runs: Iterable[dict],
     circumstances: Iterable[dict],
     schedules: Iterable[dict],
     checkpoints: Iterable[str | Path],
@@ -57,6 +58,7 @@ def tabulate(
 
     Args:
         study: name of the study.
+        runs: of each trajectory: trajectory, family, root, kind, parent, parent_checkpoint; coordinates, by name.
         circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
             peak_learning_rate, phase.
         schedules: learning rates of runs, fine enough to be drawn: {"trajectory", "steps", "tokens", "learning_rate"}
@@ -74,18 +76,21 @@ def tabulate(
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
             hold a task of the same name.
     """
+    runs = list(runs)
+    families = {run["trajectory"]: {"family": run["family"]} for run in runs}
     places = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
-    points = {cell: manifest | places[cell] for cell, manifest in points.items()}
+    points = {cell: manifest | places[cell] | families[cell[0]] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
-    measures = paired(measures, missing)
+    measures, known_runs = paired(measures, missing), runs_table(runs)
     measurements, samples = _measurements(study, measures, points, recipes, (confidence, draws, seed))
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     return {
+        "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
@@ -93,7 +98,7 @@ def tabulate(
         "noise": noise_table(
             study,
             measurements,
-            _lineage(good),
+            known_runs,
             document_errors(measures),
             neighbours,
             None if repeat is None else pl.read_parquet(repeat),
@@ -108,12 +113,6 @@ def tabulate(
 
 def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
     return {tuple(item[name] for name in names): item for item in items}
-
-
-def _lineage(checkpoints: pl.DataFrame) -> pl.DataFrame:
-    """The trunk that each trajectory descends from."""
-    rows = [{"trajectory": track.name, "family": track.name, "root": track.family} for track in tracks(checkpoints)]
-    return pl.DataFrame(rows, dict.fromkeys(("trajectory", "family", "root"), pl.String) | {"seed": pl.Int64})
 
 
 def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
@@ -229,7 +228,7 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
     recipe = recipes.get(tuple(row[name] for name in CELL), {})
     return {
         **row,
-        **{name: point[name] for name in POINT},
+        **{name: point[name] for name in ("family", *POINT)},
         **{name: recipe.get(name) for name in RECIPE},
         **{"recipe": recipe.get("recipe_name"), "draw": recipe.get("draw")},
     }
@@ -241,6 +240,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
     tables = tabulate(
         snakemake.params.study,
+        snakemake.params.runs,
         snakemake.params.circumstances,
         snakemake.params.schedules,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),

@@ -184,6 +184,12 @@ def test_runs_in_files_of_their_own_are_replicates_too():
     assert len(set(noise.designs_of(alone).values())) == 1
 
 
+def test_runs_of_one_seed_that_no_setting_tells_apart_are_no_replicates():
+    """Such as two lists of segments of a schedule, which are no coordinate."""
+    alike = runs_table(*({"trajectory": name, "seed": seed} for name, seed in (("a", 1), ("b", 1), ("c", 2))))
+    assert noise.designs_of(alike) == {}
+
+
 def test_what_a_study_does_not_replicate_has_a_row_with_the_reason():
     measured, _ = world(np.random.default_rng(2))
     one = measured.filter(pl.col("trajectory") == "trunk-1", pl.col("method").is_in(["rtn", "gptq"]))

@@ -9,7 +9,7 @@ import yaml
 from scripts.lib.analysis.contrasts import gptq_pairs, plain_partners
 from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.analysis.metrics import first_draws
-from scripts.lib.analysis.tables import TABLES, write_csv
+from scripts.lib.analysis.tables import RUNS, TABLES, write_csv
 from scripts.lib.report.findings import finding
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
@@ -31,7 +31,7 @@ def rows(table: pl.DataFrame, cell=CELL, **values) -> list[dict]:
 
 def test_columns_are_those_of_the_design(study):
     tables = tabulate(**study.arguments())
-    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES
+    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES | {"runs": {**RUNS, "seed": pl.Int64}}
     assert tables["missing"].is_empty()
 
 

@@ -18,6 +18,7 @@ from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
+from scripts.lib.study import coordinates
 from scripts.lib.study.config import require_one_study, require_study
 from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources

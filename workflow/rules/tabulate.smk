@@ -18,6 +18,7 @@ rule tabulate:
         **asks("tabulate"),
     params:
         study="{study}",
+        runs=coordinates.runs(PLAN),
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),

@@ -9,6 +9,7 @@ their seed, their text and their arithmetic: ten checkpoints of one run with thr
 All functions are pure.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -205,16 +206,21 @@ def of_seeds(found: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def designs_of(runs: pl.DataFrame) -> dict[str, str]:
-    """All that a trained run was set to but its seed, as text; runs without a known seed have no entry."""
-    found = {}
+    """All that a trained run was set to but its seed, as text.
+
+    Runs without a known seed have no entry, nor have runs of the same seed that no setting tells apart.
+    """
+    found, seeds = {}, defaultdict(list)
     for run in runs.iter_rows(named=True):
         if run["seed"] is not None:
             settings = {name: value for name, value in run.items() if name not in IDENTITY}
             if settings.get("data_seed") == run["seed"]:
                 del settings["data_seed"]
             family = None if run["family"] == run["trajectory"] else run["family"]
-            found[run["trajectory"]] = repr((family, sorted(settings.items())))
-    return found
+            design = repr((family, sorted(settings.items())))
+            found[run["trajectory"]] = design
+            seeds[design].append(run["seed"])
+    return {name: design for name, design in found.items() if len(set(seeds[design])) == len(seeds[design])}
 
 
 def of_numerics(found: pl.DataFrame, repeat: pl.DataFrame | None, roots: dict[str, str]) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """What a study replicates besides draws and seeds, which its cells tell: neighbouring checkpoints, and all of it."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from scripts.lib.runtime.config_files import ConfigError, require_name
@@ -17,9 +18,8 @@ def neighbours(plan) -> list[list[tuple[str, str]]]:
     found, measured = [], set(plan.checkpoints)
     for number, group in enumerate(_replicates(plan).get("neighbours", [])):
         where = f"study `{plan.config['study']['name']}`, replicates.neighbours.{number}"
-        for name in group["trajectories"]:
-            require_name(name, {trajectory for trajectory, _ in measured}, "trajectory", f"{where}.trajectories")
-            steps = sorted(group["checkpoints"])
+        steps = sorted(group["checkpoints"])
+        for name in _members(plan, group["trajectories"], f"{where}.trajectories"):
             missing = [step for step in steps if (name, step) not in measured]
             if missing:
                 raise ConfigError(f"{where}.checkpoints: `{name}` has no cell at steps {missing}: add them to `cells`")
@@ -41,6 +41,17 @@ def repeat(plan) -> tuple[str | None, str | None]:
     if Path(folder).resolve() == Path(folders["results"]).resolve():
         return None, "this is the repeat itself"
     return (path, None) if Path(path).is_file() else (None, f"{path} is not there yet")
+
+
+def _members(plan, names: list[str], where: str) -> list[str]:
+    """Trajectories of the study's cells by their names, or by those of their families."""
+    members = defaultdict(list)
+    for trajectory in sorted({trajectory for trajectory, _ in plan.checkpoints}):
+        for name in {trajectory, plan.families[trajectory].name}:
+            members[name].append(trajectory)
+    for name in names:
+        require_name(name, members, "trajectory", where)
+    return [trajectory for name in names for trajectory in members[name]]
 
 
 def _replicates(plan) -> dict:
