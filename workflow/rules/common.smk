@@ -45,6 +45,8 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 for line in describe_refused(PLAN) if workflow.is_main_process else []:
     logger.warning(line)
+if workflow.is_main_process and any(family.axes for family in PLAN.families.values()):
+    logger.info("\n".join(coordinates.describe(PLAN)))
 
 PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]

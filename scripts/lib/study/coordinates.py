@@ -1,5 +1,6 @@
 """The runs of a study: where each comes from, and what differs between them, as columns."""
 
+from scripts.lib.runtime.text import aligned
 from scripts.lib.study.trajectories.base import Trajectory
 from scripts.lib.study.trajectories.trained import Trained
 
@@ -30,6 +31,21 @@ def runs(plan) -> list[dict]:
             }
         )
     return rows
+
+
+def describe(plan) -> list[str]:
+    """The runs with coordinates as aligned columns, for people; no lines if none has any.
+
+    Runs that a study does not measure stand there as well, where others derive from them.
+    """
+    known = [run for run in runs(plan) if any(value is not None for value in run["coordinates"].values())]
+    columns = ("trajectory", "family", "kind", "parent")
+    rows = [(*(run[name] or "-" for name in columns), *map(_shown, run["coordinates"].values())) for run in known]
+    return aligned([(*columns, *coordinates(plan)), *rows], "<<<<" + ">" * len(coordinates(plan))) if rows else []
+
+
+def _shown(value) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def root(trajectory: Trajectory) -> Trajectory:
