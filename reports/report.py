@@ -36,6 +36,7 @@ measurements = first_draws(pl.read_parquet(f"{tables}/measurements.parquet"))
 comparisons = pl.read_parquet(f"{tables}/comparisons.parquet")
 verdicts = pl.read_parquet(f"{tables}/verdicts.parquet")
 methods = first_draws(pl.read_parquet(f"{tables}/methods.parquet"))
+noise = pl.read_parquet(f"{tables}/noise.parquet")
 missing = pl.read_parquet(f"{tables}/missing.parquet")
 costs = pl.read_parquet(f"{tables}/costs.parquet")
 versions = pl.read_parquet(f"{tables}/versions.parquet")
@@ -97,6 +98,15 @@ figures.inline(figure, "errors_by_method", caption(study, "figure", "errors_by_m
 # %%
 figure = plot.tasks(measurements, checkpoints, schedules)
 figures.inline(figure, "tasks", caption(study, "figure", "tasks"))
+
+# %% [markdown]
+# ## Noise
+#
+# How far a number moves where nothing that the study asks about has changed: standard deviations of one cell, with
+# their degrees of freedom in brackets. Seeds hold the draws of calibration text and the scatter of neighbours, too.
+
+# %%
+show.noisy(noise)
 
 # %% [markdown]
 # ## Methods

@@ -15,6 +15,7 @@ from scripts.lib.analysis.judging import Results, judged
 from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
+from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,
@@ -51,6 +52,9 @@ def tabulate(
     draws: int,
     seed: int,
     refused: Iterable[dict] = (),
+    neighbours: Iterable[Iterable[tuple[str, str]]] = (),
+    repeat: str | Path | None = None,
+    no_repeat: str | None = None,
     claims: dict[str, dict] | None = None,
     lineage: Iterable[dict] = (),
     record: str | Path = "",
@@ -71,6 +75,9 @@ def tabulate(
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
         refused: cells that were not run: trajectory, checkpoint, method, reason.
+        neighbours: groups of (trajectory, checkpoint) in a stable phase of one trajectory.
+        repeat: table `measurements` of the same study computed once more; None if there is none.
+        no_repeat: why there is none, where one was named.
         claims: by name, as of `Plan.claims`; none if not given.
         lineage: of the trajectories, as of `Plan.lineage`; claims need it.
         record: file of what the claims said when the study began.
@@ -88,19 +95,29 @@ def tabulate(
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
-    measures = paired(measures, missing)
+    measures, known_runs = paired(measures, missing), runs_table(runs)
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     before = history(good)
     measurements = _measurements(study, measures, points, recipes, (before, confidence, draws, seed))
+    noise = noise_table(
+        study,
+        measurements,
+        known_runs,
+        document_errors(measures),
+        neighbours,
+        None if repeat is None else pl.read_parquet(repeat),
+        no_repeat or NO_REPEAT,
+    )
     claims = claims or {}
     found = places(good.iter_rows(named=True), lineage) if claims else []
     results = _results(measures, before, recipes) if claims else None
-    comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), confidence)
+    comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), noise, confidence)
     return {
-        "runs": runs_table(runs),
+        "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
+        "noise": noise,
         "comparisons": comparisons,
         "verdicts": verdicts,
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
@@ -279,6 +296,9 @@ if __name__ == "__main__":
         snakemake.params.bootstrap,
         snakemake.params.seed,
         snakemake.params.refused,
+        snakemake.params.neighbours,
+        snakemake.input.get("repeat") or None,
+        snakemake.params.no_repeat,
         snakemake.params.claims,
         snakemake.params.lineage,
         snakemake.params.record,

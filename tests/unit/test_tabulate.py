@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -191,6 +193,25 @@ def test_draws_stand_beside_their_recipe(tmp_path):
     methods = tables["methods"].select("method", "recipe", "draw")
     assert methods.rows() == named.filter(pl.col("method") != "none").rows()
     assert "gptq-w3-g32@2" not in first_draws(tables["measurements"])["method"]
+
+
+def test_the_ledger_of_noise_reads_draws_neighbours_and_a_repeat(tmp_path):
+    strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.0150)}
+    one = write_study(tmp_path / "one", two_peaks(), strengths, 40, tasks=False)
+    two = write_study(tmp_path / "two", two_peaks(), strengths | {"rtn-w3-g32": (3, 0.021)}, 40, tasks=False)
+    tabulate(**two.arguments())["measurements"].write_parquet(tmp_path / "again.parquet")
+    steps = (2000, 2200, 2400)
+    near = [[(name, f"step-{step}") for step in steps] for name in ("low", "high")]
+    noise = tabulate(**one.arguments(), neighbours=near, repeat=tmp_path / "again.parquet")["noise"]
+    kl = noise.filter(pl.col("measure") == "kl").select("source", "method", "standard_deviation", "groups")
+    found = {row[:2]: row[2:] for row in kl.rows()}
+    assert found["calibration", "gptq-w3-g32"] == (pytest.approx(math.log(15 / 14) / math.sqrt(2)), 18)
+    assert found["numerics", "rtn-w3-g32"] == (pytest.approx(math.log(21 / 20) / math.sqrt(2)), 18)
+    assert found["numerics", "gptq-w3-g32"] == (0.0, 36)
+    assert found["neighbours", "rtn-w3-g32"][1] == 2
+    assert ("seeds", "rtn-w3-g32") not in found
+    assert ("documents", "gptq-w3-g32@2") not in found
+    assert noise.filter(source="calibration", method="rtn-w3-g32")["reason"].to_list() == ["uses no calibration text"]
 
 
 def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):

@@ -10,6 +10,7 @@ from polars import selectors
 
 from scripts.lib.analysis.costs import COSTS
 from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
+from scripts.lib.analysis.noise import NOISE
 
 
 def _columns(*names: str, kind=pl.String) -> dict:
@@ -68,6 +69,7 @@ TABLES = {
     "checkpoints": CHECKPOINTS,
     "schedules": SCHEDULES,
     "measurements": MEASUREMENTS,
+    "noise": NOISE,
     "comparisons": COMPARISONS,
     "verdicts": VERDICTS,
     "missing": MISSING,
