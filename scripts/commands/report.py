@@ -41,8 +41,6 @@ def render(plan: Plan, going_on: bool) -> Path:
         *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),
         plan.paths.benchmarks(""),
         settings["confidence"],
-        settings["bootstrap"],
-        settings["seed"],
         plan.refused_cells(),
     )
     rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]

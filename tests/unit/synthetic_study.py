@@ -29,11 +29,11 @@ class Study:
     def benchmarks(self) -> Path:
         return self.root / "benchmarks"
 
-    def arguments(self, draws: int = 200) -> dict:
+    def arguments(self) -> dict:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
         found = {name: getattr(self, name) for name in names}
-        return {"study": "made-up", "schedules": [], **found, "confidence": 0.95, "draws": draws, "seed": 1}
+        return {"study": "made-up", "schedules": [], **found, "confidence": 0.95}
 
 
 def two_peaks() -> list[Point]:

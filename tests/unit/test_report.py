@@ -42,7 +42,7 @@ def made_up(folder: Path, points: list, **options) -> Tables:
     """The tables of a made-up study, with one refused cell."""
     study = write_study(folder, points, documents=40, **options)
     write_loss(study, (*points[0][:2], "nf4"), 1.0, 0.0, 0, status="refused", reason="loss is <not> finite")
-    return {**tabulate(**study.arguments(draws=100)), "methods": METHODS, "versions": VERSIONS}
+    return {**tabulate(**study.arguments()), "methods": METHODS, "versions": VERSIONS}
 
 
 def clone(folder: Path, tables: Tables) -> Path:

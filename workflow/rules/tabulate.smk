@@ -21,9 +21,7 @@ rule tabulate:
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),
         benchmarks=f"{RESULTS}/benchmarks",
-        bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
-        seed=config["tabulate"]["seed"],
         code=fingerprint("tabulate"),
     script:
         "../../scripts/tabulate.py"
