@@ -41,7 +41,7 @@ class Study:
             runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": {"seed": 1}})
         return runs
 
-    def arguments(self, draws: int = 200) -> dict:
+    def arguments(self) -> dict:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
         found = {name: getattr(self, name) for name in names}
@@ -51,8 +51,6 @@ class Study:
             "schedules": [],
             **found,
             "confidence": 0.95,
-            "draws": draws,
-            "seed": 1,
         }
 
 
@@ -155,6 +153,7 @@ def write_loss(study: Study, cell: tuple, loss: float, error: float, documents: 
             "window": pl.Series(range(2 * documents), dtype=pl.Int32) // 4,
             "document": [f"{number // 2:016x}" for number in range(2 * documents)],
             "tokens": tokens.astype(np.int32),
+            "bytes": 4.0 * tokens,
             "nll": tokens * (loss + 0.5 * generator.standard_normal(2 * documents) + effect),
             "kl": tokens * error * 1.2,
             "agree": np.round(tokens * (1 - min(1, 4 * error))).astype(np.int32),

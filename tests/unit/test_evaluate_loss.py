@@ -49,7 +49,7 @@ def test_batch_size_does_not_matter(tiny_model, token_stream):
 
 def test_segments_add_up(token_stream):
     windows = load_windows(token_stream, 32, 20)
-    parts = segments(token_stream.with_name("stream-documents.parquet"), 32, 20)
+    parts = segments(token_stream.with_name("stream-documents.parquet"), 32, 20).with_columns(bytes=polars.lit(4.0))
     nll = np.random.default_rng(1).random((20, 31))
     table = by_segment(parts, nll, 2 * nll, nll > 0.5)
     assert dict(table.schema) == SCHEMA

@@ -17,7 +17,7 @@ SPACE = "\u00a0"
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, pl.DataFrame]:
-    return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments(draws=50))
+    return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments())
 
 
 def pair(bounds: tuple[float, float] | None, kind: str = DECAY, number: int = 1, **changes) -> dict:

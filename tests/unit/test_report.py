@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, TASK, rows_in, rows_of
 from scripts.lib.report.captions import caption
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
@@ -43,7 +43,7 @@ def made_up(folder: Path, points: list, **options) -> Tables:
     """The tables of a made-up study, with one refused cell."""
     study = write_study(folder, points, documents=40, **options)
     write_loss(study, (*points[0][:2], "nf4"), 1.0, 0.0, 0, status="refused", reason="loss is <not> finite")
-    return {**tabulate(**study.arguments(draws=100)), "methods": METHODS, "versions": VERSIONS}
+    return {**tabulate(**study.arguments()), "methods": METHODS, "versions": VERSIONS}
 
 
 def clone(folder: Path, tables: Tables) -> Path:
@@ -186,7 +186,7 @@ def test_losses_are_those_of_the_measurements(page, tables):
 
 def test_comparisons_scores_costs_and_versions_are_all_there(page, tables):
     assert len(rows(page, "comparisons")) == 1 + len(tables["contrasts"])
-    tasks = tables["measurements"].filter(~pl.col("metric").is_in(["cross_entropy", "kl", "top1_agreement"]))
+    tasks = rows_in(tables["measurements"], TASK)
     assert len(rows(page, "scores")) == 1 + len(tasks)
     assert {row[0] for row in rows(page, "costs")[1:]} == set(tables["costs"]["rule"])
     assert rows(page, "versions")[1] == ["torch", "2.13.0", "models"]

@@ -2,6 +2,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -271,3 +272,37 @@ def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
 def test_gptq_on_another_corpus_has_a_partner_and_only_gptq_has_one():
     assert plain_partners(RECIPES)["gptq-w4-g128-c4"] == "rtn-w4-g128"
     assert set(plain_partners(RECIPES)) <= set(GPTQ_RECIPES)
+
+
+def test_tokens_lost_and_bits_per_byte_are_measured_of_every_quantized_model(tmp_path):
+    study = write_study(tmp_path, two_peaks(), {"nf4": (4, 0.004), "rtn-w3-g32": (3, 0.3)}, 60, tasks=False)
+    table = tabulate(**study.arguments())["measurements"]
+    losses = {
+        (row["trajectory"], row["step"]): row for row in table.filter(metric="cross_entropy", method="nf4").to_dicts()
+    }
+    (row,) = table.filter(metric="tokens_lost", method="nf4", trajectory="low-cooldown", step=2400).to_dicts()
+    run = [("low", step) for step in (400, 1000, 1400, 2000)] + [("low-cooldown", 2200), ("low-cooldown", 2400)]
+    curve = [losses[place]["baseline"] for place in run]
+    tokens = [losses[place]["tokens"] for place in run]
+    point = np.exp(np.interp(-losses["low-cooldown", 2400]["value"], -np.array(curve), np.log(tokens)))
+    assert row["value"] == pytest.approx(tokens[-1] - point) == row["difference"]
+    assert row["relative"] == row["value"] / tokens[-1]
+    assert 0 <= row["lower"] < row["relative"] < row["upper"] < 1
+    assert (row["baseline"], row["n"], row["reason"]) == (0, losses["low", 400]["n"], None)
+    far = table.filter(metric="tokens_lost", method="rtn-w3-g32", trajectory="low").sort("step").to_dicts()
+    assert [row["value"] for row in far] == [None] * len(far)
+    assert far[0]["reason"] == "no earlier checkpoint of its run was measured"
+    assert far[1]["reason"].startswith(f"its run had this loss before {tokens[0]} tokens")
+    bits = table.filter(metric="bits_per_byte").sort("method", "trajectory", "checkpoint")
+    nats = table.filter(metric="cross_entropy").sort("method", "trajectory", "checkpoint")
+    assert bits["value"].to_list() == pytest.approx((nats["value"] / 4 / np.log(2)).to_list())
+    assert bits["relative"].to_list() == pytest.approx(nats["relative"].to_list())
+    assert bits["n"].to_list() == (4 * nats["n"]).to_list()
+
+
+def test_a_loss_of_an_older_version_is_an_error_that_says_what_to_do(study):
+    path = study.root / "evaluated" / "/".join(CELL) / "loss-docstrings.parquet"
+    metadata = pl.read_parquet_metadata(path)
+    pl.read_parquet(path).drop("bytes").write_parquet(path, metadata=metadata)
+    with pytest.raises(ValueError, match="low/step-400/rtn-w3-g32 on docstrings was measured by an older version"):
+        tabulate(**study.arguments())

@@ -25,9 +25,7 @@ rule tabulate:
         neighbours=PLAN.neighbours,
         no_repeat=NO_REPEAT,
         benchmarks=f"{RESULTS}/benchmarks",
-        bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
-        seed=config["tabulate"]["seed"],
         code=fingerprint("tabulate"),
     script:
         "../../scripts/tabulate.py"

@@ -1,7 +1,7 @@
 """Contrasts: pairs of quantized cells whose relative errors are compared on the same documents.
 
-A pair is two rows of `measurements`. Its interval is that of the difference of the two errors under the same resamples
-of the documents, which is narrower than the two errors' own intervals suggest: documents that are hard for one
+A pair is two rows of `measurements`. Its interval is that of the difference of the two errors on the same documents,
+which is narrower than the two errors' own intervals suggest: documents that are hard for one
 checkpoint are hard for the other.
 """
 
@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis import resampling
+from scripts.lib.analysis import intervals
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, first_draws, rows_of
 from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, Track, tracks
 
@@ -33,34 +33,35 @@ Pair = tuple[str, dict, dict]  # kind, row, reference
 
 
 def contrasts_table(
-    measurements: pl.DataFrame, checkpoints: pl.DataFrame, recipes: dict[str, dict], draws: dict, confidence: float
+    measurements: pl.DataFrame, checkpoints: pl.DataFrame, recipes: dict[str, dict], influence: dict, confidence: float
 ) -> pl.DataFrame:
     """One row a pair: both errors with their intervals, and `difference` = error - reference's error with its own.
 
     Args:
         measurements, checkpoints: the tables.
         recipes: method -> its recipe.
-        draws: relative errors of cross-entropy under each resample, {dataset: {cell: array of shape (draws,)}}.
+        influence: documents' influence values on relative errors of cross-entropy, {dataset: {cell: (documents,)}}.
         confidence: coverage of the intervals.
     """
     found, rows = tracks(checkpoints), []
-    for dataset, samples in draws.items():
+    for dataset, shares in influence.items():
         losses = quantized_losses(measurements, dataset)
         pairs = decay_pairs(losses, found) + peak_pairs(losses, found) + average_pairs(losses, found)
         pairs += gptq_pairs(losses, recipes)
-        rows += [_row(kind, row, reference, samples, confidence) for kind, row, reference in pairs]
+        rows += [_row(kind, row, reference, shares, confidence) for kind, row, reference in pairs]
     return pl.DataFrame([[row[name] for name in CONTRASTS] for row in rows], schema=CONTRASTS, orient="row")
 
 
-def _row(kind: str, row: dict, reference: dict, samples: dict, confidence: float) -> dict:
-    one, other = (samples[side["trajectory"], side["checkpoint"], side["method"]] for side in (row, reference))
-    bounds = [float(bound) for bound in resampling.interval(one - other, confidence)]
+def _row(kind: str, row: dict, reference: dict, influence: dict, confidence: float) -> dict:
+    one, other = (influence[side["trajectory"], side["checkpoint"], side["method"]] for side in (row, reference))
+    difference = row["relative"] - reference["relative"]
+    bounds = [float(bound) for bound in intervals.document_interval(difference, one - other, confidence)]
     known = row["lower"] is not None and np.isfinite(bounds).all()
     return {
         **row,
         "kind": kind,
         **{f"reference_{name}": reference[name] for name in SIDE},
-        "difference": row["relative"] - reference["relative"],
+        "difference": difference,
         "difference_lower": bounds[0] if known else None,
         "difference_upper": bounds[1] if known else None,
     }
