@@ -7,16 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scripts.lib.analysis.metrics import (
-    CROSS_ENTROPY,
-    DROP,
-    METRICS,
-    TASK,
-    error_words,
-    first_draws,
-    rows_in,
-    rows_of,
-)
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, DROP, METRICS, TASK, error_words, first_draws, rows_in, rows_of
 from scripts.lib.analysis.tracks import Track, families, tracks
 from scripts.lib.report import contents, curves, figures
 from scripts.lib.report.figures import BASELINE, LINES, MARKERS, WORDS

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis import intervals
+from scripts.lib.analysis import effects, intervals
 from scripts.lib.analysis.measures import Measure
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, first_draws
+from scripts.lib.analysis.metrics import BITS_PER_BYTE, CROSS_ENTROPY, KL, TOP1_AGREEMENT, first_draws
 
 DOCUMENTS, CALIBRATION, NEIGHBOURS, SEEDS, NUMERICS = "documents", "calibration", "neighbours", "seeds", "numerics"
 SOURCES = (DOCUMENTS, CALIBRATION, NEIGHBOURS, SEEDS, NUMERICS)
@@ -42,25 +42,25 @@ NO_DOCUMENTS = "too few documents"
 
 @dataclass(frozen=True)
 class Noisy:
-    """A measure whose noise is told, on the scale on which two cells are compared.
+    """A measure whose noise is told, as the table `measurements` knows it; what it is stands in effects.py.
 
-    metric: of `measurements`. unit: of the standard deviation.
-    of: the measure, from an array whose first axis is the quantized model's mean and the baseline's.
+    metric: of `measurements`.
+    of: the measure on the scale on which two cells are compared, from an array whose first axis is the mean of the
+        quantized model and that of its baseline.
     """
 
     metric: str
-    unit: str
     of: Callable[[np.ndarray], np.ndarray]
 
 
 MEASURES = {
-    "relative_error": Noisy(CROSS_ENTROPY.name, "share", lambda means: means[0] / means[1] - 1),
-    "penalty": Noisy(CROSS_ENTROPY.name, "nats per token", lambda means: means[0] - means[1]),
-    "loss": Noisy(CROSS_ENTROPY.name, "nats per token", lambda means: means[0]),
-    "kl": Noisy("kl", "log ratio", lambda means: np.log(means[0])),
-    "top1_agreement": Noisy("top1_agreement", "share", lambda means: means[0]),
-    "penalty_bits": Noisy("bits_per_byte", "bits per byte", lambda means: means[0] - means[1]),
-    "loss_bits": Noisy("bits_per_byte", "bits per byte", lambda means: means[0]),
+    "relative_error": Noisy(CROSS_ENTROPY.name, lambda means: means[0] / means[1] - 1),
+    "penalty": Noisy(CROSS_ENTROPY.name, lambda means: means[0] - means[1]),
+    "loss": Noisy(CROSS_ENTROPY.name, lambda means: means[0]),
+    KL.name: Noisy(KL.name, lambda means: np.log(means[0])),
+    TOP1_AGREEMENT.name: Noisy(TOP1_AGREEMENT.name, lambda means: means[0]),
+    "penalty_bits": Noisy(BITS_PER_BYTE.name, lambda means: means[0] - means[1]),
+    "loss_bits": Noisy(BITS_PER_BYTE.name, lambda means: means[0]),
 }
 
 
@@ -98,7 +98,9 @@ def noise_table(
     methods = found.group_by("recipe").agg(pl.col("draw").is_not_null().any()).sort("recipe")
     rows = []
     for source in SOURCES:
-        rows += [{"source": source, **row, "unit": MEASURES[row["measure"]].unit} for row in known[source].to_dicts()]
+        rows += [
+            {"source": source, **row, "unit": effects.MEASURES[row["measure"]].unit} for row in known[source].to_dicts()
+        ]
         for method, calibrated in methods.iter_rows():
             if method not in known[source]["method"]:
                 silent = source == CALIBRATION and not calibrated

@@ -302,7 +302,7 @@ def _decision(effect: float, spread: Spread, runs: int, direction: str, smallest
     tails = np.where(distances > 0, 0.0, 0.5) if known is None else known
     inside = direction == EQUAL and abs(effect) < smallest
     supported = {HIGHER: effect > lines[0], LOWER: effect < lines[0], EQUAL: inside}[direction]
-    return SUPPORTED if supported else REFUTED, float(2 * (tails.max() if inside else tails.min()))
+    return SUPPORTED if supported else REFUTED, float(2 * tails.max())
 
 
 def _noncentral(threshold: float, freedom: float, shift: float) -> float:
