@@ -19,7 +19,7 @@ NOTHING = {
     GPTQ: "GPTQ and round-to-nearest cannot be compared at equal bits and group size.",
 }
 CAVEAT = (
-    "Brackets are paired intervals from resampling documents; they do not hold the scatter between neighbouring "
+    "Brackets are paired intervals over documents; they do not hold the scatter between neighbouring "
     "checkpoints or between training seeds, so that one pair of checkpoints proves little."
 )
 
