@@ -5,7 +5,9 @@ A file without `axes` that derives from a single trajectory is a family of one, 
 
 import copy
 import itertools
+import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from scripts.lib.study.trajectories.trained import Trained
 
 SOURCES = {kind.source: kind for kind in (Trained, Published, Local, Averaged)}
 FIXED = ("source", *(kind.origin_key for kind in SOURCES.values() if kind.origin_key))  # for all members of a file
+MOST = 1000  # members of a family: each is a run to train
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,12 @@ class Families:
     def named(self, name: str, where: str) -> Family:
         """As `having`; refuses also that any member has the name of another file, or of another family's member."""
         family = self.having(name, where)
-        if family.name not in self._named:
-            for member in family.members:
-                self.having(member, where)
-            self._named.add(family.name)
+        for member in family.members if family.name not in self._named else ():
+            files = list(self._describing(member))
+            if len(files) > 1:
+                described = " and by ".join(str(self.path(file)) for file in files)
+                raise ConfigError(f"trajectory `{member}` is described by {described}: rename one of these files")
+        self._named.add(family.name)
         return family
 
     def having(self, name: str, where: str, above: tuple[str, ...] = ()) -> Family:
@@ -79,19 +84,24 @@ class Families:
             above: files of what derives from it.
 
         Raises:
-            ConfigError: there is none, or more than one; or a file does not fit its schema, or what it derives from.
+            ConfigError: there is none; or a file does not fit its schema, or what it derives from.
         """
-        files = [name] if is_name(name) and self.path(name).is_file() else []
-        files += [file for file in self._beginning(name) if file not in above and name in self.read(file).members]
-        if len(files) > 1:
-            described = " and by ".join(str(self.path(file)) for file in files)
-            raise ConfigError(f"trajectory `{name}` is described by {described}: rename one of these files")
-        if not files:
+        file = next(self._describing(name, above), None) if is_name(name) else None
+        if file is None:
             try:
                 read_named(self.folder, "trajectory", name)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
-        return self.read(files[0], above)
+        return self.read(file, above)
+
+    def _describing(self, name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        """The files that describe a trajectory: its own, then those of families with a member of this name."""
+        if self.path(name).is_file():
+            yield name
+        for place in reversed([place for place, letter in enumerate(name) if letter == "-"]):
+            file = name[:place]
+            if file not in above and self.path(file).is_file() and name in self.read(file, above).members:
+                yield file
 
     def read(self, file: str, above: tuple[str, ...] = ()) -> Family:
         """The family of a file.
@@ -108,11 +118,6 @@ class Families:
     def path(self, file: str) -> Path:
         return self.folder / f"{file}.yaml"
 
-    def _beginning(self, name: str) -> list[str]:
-        """The files with which this name begins, as those of members do."""
-        starts = [name[:place] for place, letter in enumerate(name) if letter == "-"] if is_name(name) else []
-        return [start for start in starts if self.path(start).is_file()]
-
     def _expand(self, file: str, above: tuple[str, ...]) -> Family:
         path, content = self.path(file), read_named(self.folder, "trajectory", file)
         validate(content, "trajectory", str(path))
@@ -125,6 +130,9 @@ class Families:
                 inherited, parents = derived, list(derived.members.values())
         axes = (*inherited.axes, *own)
         _check_axes(path, content, own, inherited, kind)
+        number = len(parents) * math.prod(map(len, own.values()))
+        if number > MOST:
+            raise ConfigError(f"{path}: axes: there are {number:,} members; a family has {MOST:,} at most")
         titles, members = _titles(axes), []
         for parent, *texts in itertools.product(parents, *own.values()):
             chosen = dict(zip(own, texts, strict=True))
