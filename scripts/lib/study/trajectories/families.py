@@ -15,7 +15,7 @@ import numpy as np
 
 from scripts.lib.runtime.config_files import NAME_RULE, ConfigError, is_name, ordered, read_named, validate
 from scripts.lib.study.trajectories.averaged import Averaged
-from scripts.lib.study.trajectories.base import Trajectory
+from scripts.lib.study.trajectories.base import Trajectory, has
 from scripts.lib.study.trajectories.local import Local
 from scripts.lib.study.trajectories.published import Published
 from scripts.lib.study.trajectories.trained import Trained
@@ -192,10 +192,10 @@ def _check_axes(path: Path, content: dict, own: dict[str, dict], inherited: Fami
             raise ConfigError(f"{path}: axes: `{key}` varies along two of them: leave it to one")
         if any(fixed == key or fixed.startswith(f"{key}.") for fixed in FIXED):
             raise ConfigError(f"{path}: axes: `{key}` cannot vary: write a file for each of its values")
-        if not _has(content, key):
+        if not has(content, key):
             raise ConfigError(f"{path}: axes: the file has no `{key}`: mend the axis, or give the key as well")
     for key in sorted(inherited.paths - varied):
-        if kind.inherits(key) and _has(content, key):
+        if kind.inherits(key) and has(content, key):
             raise ConfigError(
                 f"{path}: `{key}` differs between the members of `{inherited.name}`: leave it out, and each takes its "
                 "own; or let it vary along an axis with named values"
@@ -208,14 +208,6 @@ def _check_names(path: Path, names: list[str]) -> None:
             raise ConfigError(f"{path}: axes: `{name}` cannot be the name of a member: {NAME_RULE}")
         if times > 1:
             raise ConfigError(f"{path}: axes: {times} members would have the name `{name}`: rename an axis or a value")
-
-
-def _has(content: dict, key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
 
 
 def _content(path: Path, name: str, content: dict, settings: dict) -> dict:
