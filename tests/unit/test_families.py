@@ -271,6 +271,14 @@ def test_a_trunk_may_be_named_after_its_branch(folder):
     assert list(plan.trajectories) == ["pre-train-long", "pre", "pre-train"]
 
 
+def test_an_unfinished_file_disturbs_no_other_of_a_like_name(folder):
+    folder.write("small", {"source": "hub"})
+    folder.write("small-other", TRUNK)
+    assert list(folder.plan("small-other").trajectories) == ["small-other"]
+    with pytest.raises(ConfigError, match=r"small\.yaml: 'repo' is a required property"):
+        folder.plan("small-seed1")
+
+
 def test_a_name_that_is_none(folder):
     with pytest.raises(ConfigError, match=r"study `made-up`, cells\.0: there is no trajectory `small-seed3`"):
         folder.plan("small-seed3")

@@ -95,12 +95,24 @@ class Families:
         return self.read(file, above)
 
     def _describing(self, name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-        """The files that describe a trajectory: its own, then those of families with a member of this name."""
-        if self.path(name).is_file():
+        """The files that describe a trajectory: its own, then those of families with a member of this name.
+
+        A file that cannot be read has no members beside one that describes it.
+        """
+        if found := self.path(name).is_file():
             yield name
         for place in reversed([place for place, letter in enumerate(name) if letter == "-"]):
             file = name[:place]
-            if file not in above and self.path(file).is_file() and name in self.read(file, above).members:
+            if file in above or not self.path(file).is_file():
+                continue
+            try:
+                members = self.read(file, above).members
+            except ConfigError:
+                if not found:
+                    raise
+                continue
+            if name in members:
+                found = True
                 yield file
 
     def read(self, file: str, above: tuple[str, ...] = ()) -> Family:
