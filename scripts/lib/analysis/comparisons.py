@@ -43,6 +43,7 @@ class Place:
     decay_start: int | None
     decay_end: int | None
     decay_rate: float | None
+    batch_changes: tuple[int, ...]
     settings: dict = field(hash=False, compare=False)
 
     @property
@@ -71,23 +72,28 @@ class Place:
         rate, step = (self.decay_rate, self.decay_start) if falls else (self.learning_rate, self.step)
         return None if None in (rate, step, self.weight_decay) else rate * self.weight_decay * step
 
-    def coordinate(self, axis: str):
-        """Its value on an axis; None if it has none."""
+    def coordinate(self, axis: str) -> float | None:
+        """Its value on an axis; None if it has none that is a number."""
         if axis == TOKENS:
             return self.tokens
         if axis == DECAY_LENGTH:
             return None if self.decay_end is None else self.decay_end - self.decay_start
-        return self.settings.get(axis)
+        value = self.settings.get(axis)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two checkpoints that differ in what the claim is about. x, reference_x: their values on its axis, if any."""
+    """Two checkpoints that differ in what the claim is about.
+
+    x, reference_x: their values on its axis, if any. group: the pairs along one axis, of which the highest x counts.
+    """
 
     row: Place
     reference: Place
     x: float | None = None
     reference_x: float | None = None
+    group: tuple[str, ...] = ()
 
 
 @dataclass
@@ -110,7 +116,8 @@ def places(circumstances: Iterable[dict], lineage: Iterable[dict]) -> list[Place
         circumstances: trajectory, checkpoint, step, tokens, learning_rate, phase of each, more is left aside.
         lineage: of each trajectory (`Plan.lineage`).
     """
-    runs = {row["trajectory"]: row | {"soup_of": tuple(row["soup_of"])} for row in lineage}
+    lists = ("soup_of", "batch_changes")
+    runs = {row["trajectory"]: row | {key: tuple(row[key]) for key in lists} for row in lineage}
     own = ("checkpoint", "step", "tokens", "learning_rate", "phase")
     found = [Place(**runs[point["trajectory"]], **{key: point[key] for key in own}) for point in circumstances]
     return sorted(found, key=lambda place: (place.trajectory, place.step, place.checkpoint))
@@ -180,7 +187,8 @@ def _averages(found: list[Place], against: str, distance: float) -> Selection:
             what = f"`{place.parent}` has no checkpoint"
         else:
             ends = [points[-1] for points in runs.values() if points[-1].kind == BRANCH and points[-1].ends_decay]
-            candidates = [[end] for end in ends if end.parent == place.parent]
+            alike = [end for end in ends if not differences(end, place, but=(*OF_THE_DECAY, "average."))]
+            candidates = [[end] for end in alike if end.parent == place.parent]
             what = f"no cooldown of `{place.parent}` ends"
         near = [match for points in candidates if (match := _near(points, place.step, distance))]
         selection.pairs += [Pair(place, other) for other in near]
@@ -224,7 +232,8 @@ def _tokens(found: list[Place], at: str) -> Selection:
     selection, groups = Selection(), defaultdict(list)
     for place in found:
         if place.kind in (TRUNK, BRANCH) and at == STABLE and place.phase == STABLE:
-            groups[place.trajectory, place.learning_rate].append(place)
+            batches = sum(place.step > step for step in place.batch_changes)
+            groups[place.trajectory, place.learning_rate, batches].append(place)
         elif place.kind == BRANCH and at == "decay_end" and place.ends_decay:
             rest = frozenset(_rest(place, OF_THE_DECAY).items())
             groups[place.root, place.coordinate(DECAY_LENGTH), rest].append(place)
@@ -232,7 +241,8 @@ def _tokens(found: list[Place], at: str) -> Selection:
         settled = _settled(points, selection)
         settled.sort(key=lambda place: (place.tokens, place.trajectory))
         later = [place for place in settled[1:] if place.tokens > settled[0].tokens]
-        selection.pairs += [Pair(place, settled[0], place.tokens, settled[0].tokens) for place in later]
+        first = settled[:1]
+        selection.pairs += [Pair(place, one, place.tokens, one.tokens, one.point) for one in first for place in later]
         if settled and not later:
             selection.absent.append((name, "only one count of tokens is left to compare"))
     compared = {place.root for points in groups.values() for place in points}
@@ -272,9 +282,12 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
             groups[frozenset(_rest(place, moves).items())][place.coordinate(axis)].append(place)
     for values in groups.values():
         lowest = min(values)
+        if compare.get("per") == "doubling" and lowest <= 0:
+            selection.absent.append(("the study", f"{lowest:g} of {axis} cannot be doubled"))
+            continue
         for value in sorted(set(values) - {lowest}):
             pairs = list(_equal(values[value], values[lowest], compare["equal"], distance, losses))
-            selection.pairs += [Pair(row, reference, value, lowest) for row, reference in pairs]
+            selection.pairs += [Pair(row, one, value, lowest, (one.trajectory,)) for row, one in pairs]
             if not pairs:
                 reason = f"nothing at {axis} {lowest} has {compare['equal']} within {100 * distance:g} %"
                 selection.absent.append((values[value][0].trajectory, reason))
