@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from scripts.lib.analysis import comparisons
-from scripts.lib.analysis.comparisons import Place, Selection, in_full, in_short, select, variance_inflation, varied
+from scripts.lib.analysis.comparisons import Selection, in_full, in_short, select
+from scripts.lib.analysis.identifiability import variance_inflation, varied
+from scripts.lib.analysis.places import Place, places
 from scripts.lib.runtime.config_files import read_yaml
 from scripts.lib.study.lineage import falling
 from scripts.lib.study.plan import load_plan
@@ -296,7 +297,7 @@ def test_the_lineage_of_a_study():
     assert (cooldown["decay_start"], cooldown["decay_end"], cooldown["decay_rate"]) == (1000, 1400, 0.003)
     assert cooldown["settings"]["schedule.decay.shape"] == "linear"
     assert (rows["demo-peak3e-3-lawa"]["kind"], rows["demo-peak3e-3-lawa"]["root"]) == ("average", "demo-peak3e-3")
-    found = comparisons.places(plan.circumstances(), plan.lineage())
+    found = places(plan.circumstances(), plan.lineage())
     assert {point.replicate for point in found} == {"seed 1"}
 
 

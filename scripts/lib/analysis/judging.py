@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals, verdicts
-from scripts.lib.analysis.comparisons import Losses, Pair, Place, Selection, select
+from scripts.lib.analysis.comparisons import Losses, Pair, Selection, select
 from scripts.lib.analysis.effects import MEASURES, Measure, Sums, effect, influence
 from scripts.lib.analysis.noise import CALIBRATION, NEIGHBOURS, combined
+from scripts.lib.analysis.places import Place
 
 NOT_IDENTIFIABLE, NO_COMPARISON = "not identifiable", "no comparison"
 MOST_REASONS = 3

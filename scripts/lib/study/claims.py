@@ -44,7 +44,7 @@ def add_claims(plan) -> None:
 
 
 def _check_axis(compare: dict, plan, where: str) -> None:
-    """Raise ConfigError unless an axis is one of the study's runs, and says what else is equal, which `tokens` does not."""
+    """Raise ConfigError unless the study's runs have such an axis, and it says what else is equal but for `tokens`."""
     if compare["what"] != "axis":
         return
     axis, given = compare["axis"], [key for key in ("equal", "distance") if key in compare]
