@@ -6,9 +6,10 @@ import numpy as np
 import polars
 import torch
 
+from scripts.lib.data.text_bytes import segment_bytes, token_sizes
 from scripts.lib.data.windows import load_windows, segments
-from scripts.lib.models import own_code
-from scripts.lib.models.loading import load_dense, require_fit
+from scripts.lib.models import heads, own_code
+from scripts.lib.models.loading import load_dense, load_tokenizer, require_fit
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import Progress, open_log
@@ -18,10 +19,13 @@ SCHEMA = {
     "window": polars.Int32,
     "document": polars.String,
     "tokens": polars.Int32,
+    "bytes": polars.Float64,
     "nll": polars.Float64,
     "kl": polars.Float64,
     "agree": polars.Int32,
 }
+FULL = "float32"
+PROBE = 8  # tokens of a forward pass that shows which module is which
 CHUNK = {"cpu": 2**17, "cuda": 2**26}  # logits that are compared at a time; 512 KiB fit the cache of one core
 
 
@@ -29,6 +33,9 @@ def evaluate_loss(
     model_folder: Path, baseline_folder: Path | None, windows: np.ndarray, batch_size: int, dtype: str, device: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per-token losses of a model on token windows.
+
+    In half precision final norm and head run in float32, and the baseline is compared with itself in float32: what the
+    type alone does to its predictions is the floor of the divergences.
 
     Args:
         model_folder: the cell's model.
@@ -39,11 +46,17 @@ def evaluate_loss(
 
     Returns:
         nll: negative log-likelihood, nats, float64 [n, window - 1]; column i belongs to the token at position i + 1.
-        kl: KL(baseline || model) of the predictions, nats, same shape; zeros for the baseline.
-        agree: whether the most likely token is the baseline's, same shape; true for the baseline.
+        kl: KL(baseline || model) of the predictions, nats, same shape; for the baseline zeros, or in half precision
+            KL(baseline in float32 || baseline).
+        agree: whether the most likely token is the baseline's, same shape; for the baseline true, or in half precision
+            whether it is that of the baseline in float32.
     """
-    model = load_dense(model_folder, dtype).to(device)
-    baseline = load_dense(baseline_folder, dtype).to(device) if baseline_folder else None
+    model = load(model_folder, dtype, windows, device)
+    baseline = None
+    if baseline_folder:
+        baseline = load(baseline_folder, dtype, windows, device)
+    elif dtype != FULL:
+        baseline = load(model_folder, FULL, windows, device)
     shape = (len(windows), windows.shape[1] - 1)
     nll, kl, agree = np.zeros(shape), np.zeros(shape), np.ones(shape, dtype=bool)
     progress = Progress(len(windows), "windows")
@@ -60,14 +73,21 @@ def evaluate_loss(
     return nll, kl, agree
 
 
+def load(folder: Path, dtype: str, windows: np.ndarray, device: str) -> torch.nn.Module:
+    """A model on its device, in half precision with a head in float32."""
+    model = load_dense(folder, dtype).to(device)
+    if dtype != FULL and len(windows):
+        heads.use_float32(model, torch.from_numpy(windows[:1, :PROBE].astype(np.int64)).to(device))
+    return model
+
+
 def compare(logits: torch.Tensor, reference: torch.Tensor | None, ids: torch.Tensor) -> list[np.ndarray]:
     """nll, kl and agree of one batch, each [n, window - 1]; only nll without a reference.
 
-    Done for a few rows of logits at a time, so that they stay in the processor's cache, and so that the float32 copy of
-    logits in half precision stays small.
+    Done for a few rows of logits at a time, so that they stay in the processor's cache.
 
     Args:
-        logits, reference: of the model and of the baseline, [n, window, vocabulary], any dtype.
+        logits, reference: of the model and of the baseline, [n, window, vocabulary], float32.
         ids: the windows, [n, window].
     """
     rows = max(1, CHUNK[logits.device.type] // logits.shape[-1])
@@ -112,7 +132,7 @@ def by_segment(parts: polars.DataFrame, nll: np.ndarray, kl: np.ndarray, agree: 
     """Sums over the segments of windows: one row a (window, document), as SCHEMA.
 
     Args:
-        parts: window, document, first, last (positions in the window, half open), from `corpora.segments`.
+        parts: window, document, first, last (positions in the window, half open), from `windows.segments`, and bytes.
         nll, kl, agree: per-token values [n, window - 1]; column i belongs to position i + 1.
     """
     rows = parts["window"].to_numpy()
@@ -123,7 +143,7 @@ def by_segment(parts: polars.DataFrame, nll: np.ndarray, kl: np.ndarray, agree: 
         return running[rows, last] - running[rows, first]
 
     columns = {"tokens": last - first, "nll": sums(nll), "kl": sums(kl), "agree": sums(agree).astype(np.int32)}
-    return parts.select("window", "document").with_columns(**columns).cast(SCHEMA).select(*SCHEMA)
+    return parts.select("window", "document", "bytes").with_columns(**columns).cast(SCHEMA).select(*SCHEMA)
 
 
 def refusal(nll: np.ndarray, vocabulary: int) -> str | None:
@@ -152,7 +172,7 @@ def main(snakemake) -> None:
     table = polars.DataFrame(schema=SCHEMA)
     if cell["status"] == "ok":
         tokens_manifest, tokens, documents = snakemake.input.validation
-        windows = load_windows(tokens, params.window, params.windows)
+        windows = load_windows(tokens, params.window, None if params.windows == "all" else params.windows)
         baseline = Path(snakemake.input.baseline) if snakemake.input.get("baseline") else None
         model = Path(snakemake.input.weights)
         for folder in filter(None, (model, baseline)):
@@ -163,7 +183,10 @@ def main(snakemake) -> None:
                 results = evaluate_loss(model, baseline, windows, params.batch_size, params.dtype, device)
             reason = refusal(results[0], manifests.read(tokens_manifest)["vocabulary"])
             if reason is None:
-                table = by_segment(segments(documents, params.window, len(windows)), *results)
+                sizes = token_sizes(load_tokenizer(snakemake.input.tokenizer))
+                parts = segments(documents, params.window, len(windows))
+                text = polars.Series("bytes", segment_bytes(parts, params.window, tokens, documents, sizes))
+                table = by_segment(parts.with_columns(text), *results)
         except Refused as refused:
             reason = str(refused)
     names = ("trajectory", "checkpoint", "method", "corpus")

@@ -21,7 +21,7 @@ def test_every_cell_is_measured(finished):
     assert set(losses["method"]) == METHODS
     assert losses.select(polars.col("value").is_between(1, 7).all()).item()
     assert set(table["metric"]) == {
-        *("cross_entropy", "kl", "top1_agreement"),
+        *("cross_entropy", "kl", "top1_agreement", "tokens_lost"),
         *("accuracy", "accuracy_norm", "bits_per_byte"),
     }
     assert polars.read_parquet(finished / "results/tables/smoke/missing.parquet").is_empty()
@@ -40,6 +40,19 @@ def test_the_baseline_is_exactly_itself(finished):
     assert rows["difference"].to_list() == [0.0] * rows.height
     assert rows.filter(polars.col("metric") == "kl")["value"].to_list() == [0.0] * 4
     assert rows.filter(polars.col("metric") == "cross_entropy")["relative"].to_list() == [0.0] * 4
+
+
+def test_claims_are_judged_and_were_written_down_before_the_data(finished):
+    """By a stage that got them from the plan, from a record that the head wrote when the first job started."""
+    lines = [json.loads(line) for line in (finished / "results/claims/smoke.jsonl").read_text().splitlines()]
+    assert {line["claim"]: line["measured"] for line in lines} == {"decay-raises": 0, "lawa-lowers": 0}
+    table = polars.read_parquet(finished / "results/tables/smoke/verdicts.parquet").filter(polars.col("primary"))
+    assert table["verdict"].to_list() == ["this run only"] * 2
+    assert sorted(table["hash"]) == sorted(line["hash"] for line in lines)
+    assert not table["changed"].any()
+    pairs = polars.read_parquet(finished / "results/tables/smoke/comparisons.parquet").filter(measure="kl")
+    assert set(pairs["method"]) == {"rtn-w3-g32", "gptq-w3-g16"}
+    assert set(pairs["reference_trajectory"]) == {"smoke"}
 
 
 def test_rates_and_phases_follow_the_schedules(finished):

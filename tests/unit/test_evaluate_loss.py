@@ -52,7 +52,7 @@ def test_batch_size_does_not_matter(tiny_model, token_stream):
 
 def test_segments_add_up(token_stream):
     windows = load_windows(token_stream, 32, 20)
-    parts = segments(token_stream.with_name("stream-documents.parquet"), 32, 20)
+    parts = segments(token_stream.with_name("stream-documents.parquet"), 32, 20).with_columns(bytes=polars.lit(4.0))
     nll = np.random.default_rng(1).random((20, 31))
     table = by_segment(parts, nll, 2 * nll, nll > 0.5)
     assert dict(table.schema) == SCHEMA
@@ -76,13 +76,13 @@ def test_broken_losses_are_refused(value):
 def cell(tmp_path, token_stream):
     """A function that evaluates a model as its rule does, and gives the metadata and the rows of its table."""
 
-    def run(model, window=16):
+    def run(model, window=16, windows=2):
         manifests.write(tmp_path / "manifest.json", {"status": "ok", "revision": "a"})
         manifests.write(tmp_path / "tokens.json", {"vocabulary": 64})
         files = [tmp_path / "tokens.json", token_stream, token_stream.with_name("stream-documents.parquet")]
-        settings = {"windows": 2, "batch_size": 2, "dtype": "float32", "device": "cpu"}
+        settings = {"windows": windows, "batch_size": 2, "dtype": "float32", "device": "cpu"}
         asked = SimpleNamespace(
-            input=Input(manifest=tmp_path / "manifest.json", weights=model, validation=files),
+            input=Input(manifest=tmp_path / "manifest.json", weights=model, validation=files, tokenizer=model),
             params=SimpleNamespace(threads=torch.get_num_threads(), window=window, **settings),
             wildcards={"corpus": "text"},
             output=[str(tmp_path / "loss.parquet")],
@@ -150,3 +150,10 @@ def test_too_little_memory_fails_the_job(cell, tiny_model, monkeypatch, error):
     monkeypatch.setattr("scripts.evaluate_loss.compare", fail)
     with pytest.raises(type(error)):
         cell(tiny_model)
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+@pytest.mark.parametrize(("asked", "read"), [("all", None), (3, 3)])
+def test_all_windows_of_a_split_can_be_asked_for(cell, tiny_model, token_stream, asked, read):
+    _, table = cell(tiny_model, window=32, windows=asked)
+    assert table["window"].n_unique() == (read or len(np.load(token_stream)) // 32)

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ SEGMENTS = pl.DataFrame(  # document a lies in two windows
         "window": [0, 0, 1],
         "document": ["a", "b", "a"],
         "tokens": [2, 3, 4],
+        "bytes": [8.0, 10.0, 16.0],
         "nll": [3.0, 6.0, 9.0],
         "kl": [0.5, 0.0, 0.25],
         "agree": [2, 1, 3],
@@ -34,6 +36,9 @@ def whole(monkeypatch):
 
 def test_metrics_of_loss_are_summed_by_document_and_weighted_by_tokens(whole):
     found = {measure.metric: measure for measure in measures.read_loss(SEGMENTS, CELL, METADATA)}
+    per_byte = found.pop("bits_per_byte")
+    assert per_byte.sums == pytest.approx([12.0 / math.log(2), 6.0 / math.log(2)])
+    assert per_byte.sizes.tolist() == [24.0, 10.0]
     assert {name: measure.sums.tolist() for name, measure in found.items()} == {
         "cross_entropy": [12.0, 6.0],
         "kl": [0.75, 0.0],
@@ -83,7 +88,8 @@ def test_errors_are_those_of_the_paper(name, value, baseline, error):
 
 def test_every_metric_of_the_harness_that_is_kept_is_defined():
     assert set(evaluate_tasks.METRICS.values()) == {metric.name for metric in metrics.TASK_METRICS}
-    assert not any(metric.parts for metric in metrics.TASK_METRICS)
+    of_both = [metric.name for metric in metrics.TASK_METRICS if metric.parts]
+    assert of_both == ["bits_per_byte"]
     assert all(metric.parts for metric in LOSS_METRICS)
 
 
@@ -93,12 +99,15 @@ def test_metrics_of_loss_read_columns_that_evaluate_loss_writes():
 
 
 def test_parts_of_the_tokens_stand_in_tables_of_the_report_and_not_where_all_tokens_are_meant():
-    table = pl.DataFrame(
-        {"metric": ["cross_entropy", "cross_entropy", "kl", "accuracy"], "subset": [None, "decile 1", None, None]}
-    )
+    rows = [("cross_entropy", "c", None), ("cross_entropy", "c", "decile 1"), ("kl", "c", None)]
+    rows += [("bits_per_byte", "c", None), ("bits_per_byte", "rolling", None), ("accuracy", "t", None)]
+    table = pl.DataFrame(rows, ("metric", "dataset", "subset"), orient="row")
     assert rows_of(table, CROSS_ENTROPY)["subset"].to_list() == [None]
     assert rows_in(table, metrics.LOSS)["subset"].to_list() == [None, "decile 1"]
-    assert rows_in(table, metrics.TASK)["metric"].to_list() == ["accuracy"]
+    assert rows_in(table, metrics.TASK).select("metric", "dataset").rows() == [
+        ("bits_per_byte", "rolling"),
+        ("accuracy", "t"),
+    ]
 
 
 def test_a_new_part_reaches_the_tables_and_the_report_and_changes_nothing_else(tmp_path, whole, monkeypatch):
@@ -117,7 +126,6 @@ def test_a_new_part_reaches_the_tables_and_the_report_and_changes_nothing_else(t
     frame = pl.read_parquet(tmp_path / "evaluated/low/step-400/nf4/loss-docstrings.parquet").filter(late)
     assert row["value"] == pytest.approx(frame["nll"].sum() / frame["tokens"].sum())
     assert row["lower"] < row["relative"] < row["upper"]
-    assert after["contrasts"].select("kind", "relative").equals(before["contrasts"].select("kind", "relative"))
     shown = {
         when: losses("all", errors(part["measurements"])).as_raw_html()
         for when, part in (("before", before), ("after", after))

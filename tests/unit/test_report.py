@@ -1,3 +1,4 @@
+import html as html_module
 import json
 import re
 import shutil
@@ -8,10 +9,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, TASK, rows_in, rows_of
 from scripts.lib.report.captions import caption
+from scripts.lib.report.findings import sentence
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
+from tests.unit import planted
 from tests.unit.synthetic_study import two_peaks, write_loss, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +30,8 @@ report("made-up", "A made-up <img> study", theme, Path("results/tables/made-up")
 """
 METHODS = pl.DataFrame(
     {
-        **{"method": ["awq-gptq-w3", "mixed"], "algorithm": ["gptq", "gguf"], "transform": ["awq", None]},
+        **{"method": ["awq-gptq-w3", "mixed"], "recipe": ["awq-gptq-w3", "mixed"], "draw": [1, None]},
+        **{"algorithm": ["gptq", "gguf"], "transform": ["awq", None]},
         **{"library": ["llmcompressor", "gguf"], "package_version": ["0.14.0.1", None], "bits": [3, None]},
         **{"group_size": [32, 256], "symmetric": [True, False], "bits_per_weight": [3.5, 4.25]},
         **{"weight_error": [0.24168, 0.1], "weight_error_lowest": [0.2, 0.1], "weight_error_highest": [0.3, 0.1]},
@@ -42,7 +46,13 @@ def made_up(folder: Path, points: list, **options) -> Tables:
     """The tables of a made-up study, with one refused cell."""
     study = write_study(folder, points, documents=40, **options)
     write_loss(study, (*points[0][:2], "nf4"), 1.0, 0.0, 0, status="refused", reason="loss is <not> finite")
-    return {**tabulate(**study.arguments(draws=100)), "methods": METHODS, "versions": VERSIONS}
+    claims = {
+        "decay-raises": planted.claim("decay-raises"),
+        "gptq-beats-rtn": planted.claim("gptq-beats-rtn", references={planted.METHOD: "rtn-w3-g32"}),
+    }
+    rows = planted.lineage(points, {"low": 1, "high": 1})
+    tables = tabulate(**study.arguments(), claims=claims, lineage=rows)
+    return {**tables, "methods": METHODS, "versions": VERSIONS}
 
 
 def clone(folder: Path, tables: Tables) -> Path:
@@ -119,10 +129,12 @@ def test_figures_have_the_theme_of_the_study(page):
     assert page.count(f"fill: {background}") >= len(FIGURES) - 1
 
 
-def test_the_finding_has_numbers_of_the_tables(page):
-    finding = page[page.index('class="finding"') : page.index("</p>", page.index('class="finding"'))]
-    assert "higher in 2 of 2 cases than without the decay" in finding
-    assert "lower in 18 of 18 cases than that of rtn-w3-g32" in finding
+def test_the_finding_has_numbers_of_the_tables(page, tables):
+    told = re.findall(r'class="finding">(.*?)</p>', page)
+    assert len(told) == 2
+    row = tables["verdicts"].row(by_predicate=pl.col("primary") & (pl.col("claim") == "decay-raises"), named=True)
+    assert html_module.unescape(told[0]) == sentence(row)
+    assert "This run only: KL +" in told[0]
 
 
 def test_missing_cells_are_listed_with_their_reasons_escaped(page):
@@ -150,6 +162,16 @@ def test_methods_are_described(page):
     assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"]
 
 
+def test_noise_is_told_by_source_or_why_it_is_not(page):
+    head, *body = rows(page, "noise")
+    assert head[:5] == ["method", "dataset", "measure", "unit", "documents"]
+    assert {row[0] for row in body if len(row) > 1} == {"gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"}
+    (kl,) = (row for row in body if row[:3] == ["nf4", "docstrings", "kl"])
+    assert re.fullmatch(r"[\d.e-]+ \(\d+\)", kl[4])
+    assert kl[5:] == ["–"] * 4
+    assert "calibration, nf4, rtn-w3-g32: uses no calibration text" in page
+
+
 def on_all_tokens(page: str, name: str) -> list[dict[str, str]]:
     """Rows of a table of losses, by column, without those of parts of the tokens."""
     head, *body = rows(page, name)
@@ -174,8 +196,8 @@ def test_losses_are_those_of_the_measurements(page, tables):
 
 
 def test_comparisons_scores_costs_and_versions_are_all_there(page, tables):
-    assert len(rows(page, "comparisons")) == 1 + len(tables["contrasts"])
-    tasks = tables["measurements"].filter(~pl.col("metric").is_in(["cross_entropy", "kl", "top1_agreement"]))
+    assert len(rows(page, "comparisons")) == 1 + len(tables["comparisons"])
+    tasks = rows_in(tables["measurements"], TASK)
     assert len(rows(page, "scores")) == 1 + len(tasks)
     assert {row[0] for row in rows(page, "costs")[1:]} == set(tables["costs"]["rule"])
     assert rows(page, "versions")[1] == ["torch", "2.13.0", "models"]
@@ -214,7 +236,7 @@ def test_the_notebook_runs_again_from_the_tables_alone(tree, notebook, tmp_path)
 
 def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
     text = render(tmp_path / "clone", made_up(tmp_path / "study", two_peaks()[:1], tasks=False))
-    assert "No decay of the learning rate can be compared" in text
+    assert "No comparison (" in text
     assert "No tasks were evaluated" in text
 
 
@@ -222,6 +244,7 @@ def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):
     text = render(tmp_path, {name: table.clear() for name, table in tables.items()})
     assert "nothing measured yet" in text
     assert "Nothing is measured yet." in text
+    assert "Nothing is replicated in this study" in text
     for said in ("There is nothing to compare", "No cell was quantized", "No loss was measured", "No cell is missing"):
         assert said in text
 

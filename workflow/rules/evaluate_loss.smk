@@ -8,6 +8,7 @@ rule evaluate_loss:
         baseline_manifest=baseline_file("manifest.json"),
         baseline=baseline_file("model"),
         validation=validation_tokens,
+        tokenizer=tokenizer_of,
     output:
         PATHS.loss(),
     log:

@@ -7,6 +7,7 @@ rule tabulate:
         quantized=quantized_manifests(PLAN.cells),
         losses=loss_tables(PLAN.cells),
         tasks=task_tables(PLAN.cells),
+        repeat=REPEAT or [],
     output:
         **table_files(tables.TABLES),
     log:
@@ -17,13 +18,17 @@ rule tabulate:
         **asks("tabulate"),
     params:
         study="{study}",
+        runs=coordinates.runs(PLAN),
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),
+        neighbours=PLAN.neighbours,
+        no_repeat=NO_REPEAT,
+        claims=PLAN.claims,
+        lineage=PLAN.lineage() if PLAN.claims else [],
+        record=PATHS.claims(STUDY),
         benchmarks=f"{RESULTS}/benchmarks",
-        bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
-        seed=config["tabulate"]["seed"],
         code=fingerprint("tabulate"),
     script:
         "../../scripts/tabulate.py"

@@ -1,18 +1,18 @@
 """Measures: what one parquet of evaluate_loss or evaluate_tasks says about a cell, document by document."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis.metrics import LOSS_METRICS
+from scripts.lib.analysis.metrics import LOSS_METRICS, Part
 
 
 @dataclass
 class Measure:
     """One metric of one cell on one dataset, or on a subset of its tokens (None: all of them).
 
-    Sums and sizes are by document; all three arrays have shape (documents,).
+    Sums and sizes are by document; all three arrays have shape (documents,). A task has a suite.
     """
 
     cell: tuple[str, str, str]
@@ -24,10 +24,21 @@ class Measure:
     documents: np.ndarray
     sums: np.ndarray
     sizes: np.ndarray
+    suite: str | None = None
 
 
 def read_loss(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -> list[Measure]:
-    """The metrics of loss of one cell from its segments, summed by document in file order; one measure a part."""
+    """The metrics of loss of one cell from its segments, summed by document in file order; one measure a part.
+
+    Raises:
+        ValueError: the file is of an older version, without a column that a metric needs.
+    """
+    lacking = {name for metric in LOSS_METRICS for part in metric.parts for name in _names(part)} - set(frame.columns)
+    if lacking:
+        raise ValueError(
+            f"the loss of {'/'.join(cell)} on {metadata['corpus']} was measured by an older version and lacks "
+            f"{', '.join(sorted(lacking))}; measure it again (`snakemake ... -R evaluate_loss`)"
+        )
     documents, codes = np.unique(frame["document"].to_numpy(), return_inverse=True)
 
     def by_document(column: pl.Expr) -> np.ndarray:
@@ -45,6 +56,11 @@ def read_loss(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -
     ]
 
 
+def _names(part: Part) -> list[str]:
+    """Columns of evaluate_loss that a part of a metric reads."""
+    return [*part.total.meta.root_names(), *part.weight.meta.root_names()]
+
+
 def read_tasks(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -> list[Measure]:
     """One measure a (task, metric) of one cell."""
     measures = []
@@ -53,10 +69,25 @@ def read_tasks(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) 
     ):
         documents, weights = part["document"].to_numpy(), part["weight"].to_numpy()
         sums = part["value"].to_numpy() * weights
-        measures.append(
-            Measure(cell, "evaluate_tasks", task, None, metric, metadata["dtype"], documents, sums, weights)
-        )
+        place = (cell, "evaluate_tasks", task, None, metric, metadata["dtype"])
+        measures.append(Measure(*place, documents, sums, weights, metadata["suite"]))
     return measures
+
+
+def aligned(measures: list[Measure]) -> list[Measure]:
+    """The same over all documents that any measure of their dataset has, in one order; zeros where one has none."""
+    found = {}
+    for dataset in dict.fromkeys(measure.dataset for measure in measures):
+        parts = [measure.documents for measure in measures if measure.dataset == dataset]
+        found[dataset] = np.unique(np.concatenate(parts))
+    return [_spread(measure, found[measure.dataset]) for measure in measures]
+
+
+def _spread(measure: Measure, documents: np.ndarray) -> Measure:
+    sums, sizes = np.zeros((2, len(documents)))
+    columns = np.searchsorted(documents, measure.documents)
+    sums[columns], sizes[columns] = measure.sums, measure.sizes
+    return replace(measure, documents=documents, sums=sums, sizes=sizes)
 
 
 def paired(measures: list[Measure], missing: dict) -> list[Measure]:
