@@ -99,6 +99,24 @@ def test_draws_of_calibration_text_widen_the_interval_of_one_run(tmp_path):
     assert row["method"] == METHOD
 
 
+def test_further_draws_of_one_end_neither_weigh_it_more_nor_are_taken_for_draws_of_all(tmp_path):
+    """Draws are asked for by block: here one of three cooldowns has two more, and its trunk at that step."""
+    methods = (METHOD, f"{METHOD}@2", f"{METHOD}@3")
+    study, rows = world(tmp_path, 0.0, 0.5, (1,), methods=methods)
+    some = dataclasses.replace(
+        study,
+        quantized=[path for path in study.quantized if "@" not in path.parts[-2] or path.parts[-3] == "step-1400"],
+        losses=[path for path in study.losses if "@" not in path.parts[-2] or path.parts[-3] == "step-1400"],
+    )
+    found = tables(some, rows, "decay-raises")
+    pairs = found["comparisons"].filter(measure="kl")
+    assert sorted(pairs["step"]) == [1400, 1400, 1400, 1900, 2400]
+    (row,) = primary(found).values()
+    assert row["effect"] == pytest.approx(pairs.group_by("step").agg(pl.col("effect").mean())["effect"].mean())
+    assert "3 draws" not in row["reason"]
+    assert "documents and draws of calibration text counted" in row["reason"]  # as the ledger has them
+
+
 def test_neighbours_widen_the_interval_of_one_run(tmp_path):
     study, rows = world(tmp_path, 0.0, 0.5, (1,))
     bare, wide = (
