@@ -275,7 +275,7 @@ def _replicate(name: str, pairs: list[list[Effect]], per_doubling: bool) -> Repl
 
 
 def _points(pairs: list[list[Effect]], per_doubling: bool) -> dict[float, tuple[float, np.ndarray]]:
-    """Effect and influence at each value of an axis, 0 at the lowest; of several lowest values, that with most pairs."""
+    """Effect and influence at each value of an axis, 0 at the lowest; of several lowest ones, that with most pairs."""
     starts = Counter(draws[0].pair.reference_x for draws in pairs if draws[0].pair.x is not None)
     points = defaultdict(list)
     for draws in pairs:
