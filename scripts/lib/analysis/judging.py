@@ -6,7 +6,7 @@ checkpoints and its draws of calibration text; along an axis, that of the highes
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,25 +116,31 @@ def judged(
     """
     rows, judgements = [], []
     for name, claim in claims.items():
-        for dataset in sorted({*results.losses, claim["dataset"]}):
+        for dataset, recipe, measure in _asked(claim, results):
             selection = select(claim["compare"], found, results.losses.get(dataset, {}))
-            for recipe in claim["references"]:
-                for measure in (claim["measure"], *claim.get("also", [])):
-                    if measure == claim["measure"] or (dataset, recipe) == (claim["dataset"], claim["method"]):
-                        of_cells = results, dataset, recipe
-                        effects = pair_effects(claim, selection, *of_cells, MEASURES[measure], confidence)
-                        about = {"study": study, "claim": name, "measure": measure, "dataset": dataset}
-                        unit = {"unit": _unit(claim, MEASURES[measure])}
-                        rows += [about | unit | {"recipe": recipe} | row for row in _rows(effects, confidence)]
-                        ledger = Ledger(noise, measure, recipe, dataset)
-                        judgement = _judge(claim, selection, effects, measure, ledger, confidence)
-                        primary = (measure, recipe, dataset) == (claim["measure"], claim["method"], claim["dataset"])
-                        judgement |= about | unit | {"method": recipe, "primary": primary}
-                        judgements.append(judgement | _of_claim(claim, fixed[name]))
+            effects = pair_effects(claim, selection, results, dataset, recipe, MEASURES[measure], confidence)
+            about = {"study": study, "claim": name, "measure": measure, "dataset": dataset}
+            about["unit"] = _unit(claim, MEASURES[measure])
+            rows += [about | {"recipe": recipe} | row for row in _rows(effects, confidence)]
+            judgement = _judge(claim, selection, effects, measure, Ledger(noise, measure, recipe, dataset), confidence)
+            primary = (dataset, recipe, measure) == (claim["dataset"], claim["method"], claim["measure"])
+            judgement |= about | {"method": recipe, "primary": primary}
+            judgements.append(judgement | _of_claim(claim, fixed[name]))
     _adjust([row for row in judgements if row["primary"]], confidence)
     order = ("claim", "primary", "method", "measure", "dataset")
     verdict_table = _frame(judgements, VERDICTS).sort(*order, descending=[False, True, False, False, False])
     return _frame(rows, COMPARISONS), verdict_table
+
+
+def _asked(claim: dict, results: Results) -> Iterator[tuple[str, str, str]]:
+    """(corpus, recipe, measure) of all that is told of a claim: further measures only of the recipe that decides."""
+    for dataset in sorted({*results.losses, claim["dataset"]}):
+        for recipe in claim["references"]:
+            yield dataset, recipe, claim["measure"]
+            if (dataset, recipe) == (claim["dataset"], claim["method"]):
+                yield from (
+                    (dataset, recipe, measure) for measure in claim.get("also", []) if measure != claim["measure"]
+                )
 
 
 def _frame(rows: list[dict], columns: dict) -> pl.DataFrame:
