@@ -25,16 +25,17 @@ import polars as pl
 from IPython.display import display
 
 from scripts import plot
-from scripts.lib.analysis.metrics import TASK, rows_in
+from scripts.lib.analysis.metrics import TASK, first_draws, rows_in
 from scripts.lib.report import figures, findings
 from scripts.lib.report import tables as show
 from scripts.lib.report.captions import caption
 
 checkpoints = pl.read_parquet(f"{tables}/checkpoints.parquet")
 schedules = pl.read_parquet(f"{tables}/schedules.parquet")
-measurements = pl.read_parquet(f"{tables}/measurements.parquet")
+measurements = first_draws(pl.read_parquet(f"{tables}/measurements.parquet"))
 contrasts = pl.read_parquet(f"{tables}/contrasts.parquet")
-methods = pl.read_parquet(f"{tables}/methods.parquet")
+methods = first_draws(pl.read_parquet(f"{tables}/methods.parquet"))
+noise = pl.read_parquet(f"{tables}/noise.parquet")
 missing = pl.read_parquet(f"{tables}/missing.parquet")
 costs = pl.read_parquet(f"{tables}/costs.parquet")
 versions = pl.read_parquet(f"{tables}/versions.parquet")
@@ -100,6 +101,15 @@ figures.inline(figure, "errors_by_method", caption(study, "figure", "errors_by_m
 # %%
 figure = plot.tasks(measurements, checkpoints, schedules)
 figures.inline(figure, "tasks", caption(study, "figure", "tasks"))
+
+# %% [markdown]
+# ## Noise
+#
+# How far a number moves where nothing that the study asks about has changed: standard deviations of one cell, with
+# their degrees of freedom in brackets. Seeds hold the draws of calibration text and the scatter of neighbours, too.
+
+# %%
+show.noisy(noise)
 
 # %% [markdown]
 # ## Methods

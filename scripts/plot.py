@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, DROP, METRICS, TASK, error_words, rows_in, rows_of
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, DROP, METRICS, TASK, error_words, first_draws, rows_in, rows_of
 from scripts.lib.analysis.tracks import Track, families, tracks
 from scripts.lib.report import contents, curves, figures
 from scripts.lib.report.figures import BASELINE, LINES, MARKERS, WORDS
@@ -33,7 +33,8 @@ def plot(name: str, theme: dict, measurements: Path, checkpoints: Path, schedule
     if name not in FIGURES:
         raise ValueError(f"there is no figure {name!r}; figures are {', '.join(FIGURES)}")
     figures.use_style(theme)
-    figure = FIGURES[name](*(pl.read_parquet(path) for path in (measurements, checkpoints, schedules)))
+    tables = (pl.read_parquet(path) for path in (checkpoints, schedules))
+    figure = FIGURES[name](first_draws(pl.read_parquet(measurements)), *tables)
     figures.save(figure, svg, png)
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from scripts.lib.checks.gate import Gate, save_projections
 from scripts.lib.checks.layer_errors import LAYERS
-from scripts.lib.data.windows import draw_windows
+from scripts.lib.data.windows import draw_windows, text_seed
 from scripts.lib.models.forward import batches, logits, window_losses
 from scripts.lib.models.loading import (
     block_linears,
@@ -211,7 +211,8 @@ def main(snakemake) -> None:
     torch.manual_seed(settings["seed"] if settings else 0)
     if settings:
         tokens_manifest, tokens = snakemake.input.calibration
-        calibration = draw_windows(Path(tokens), settings)
+        seed = text_seed(settings["seed"], params.text["draw"], params.text["run_seed"])
+        calibration = draw_windows(Path(tokens), settings | {"seed": seed})
         content = manifests.read(tokens_manifest)["sha256"]
         settings = settings | {"tokens": int(calibration.size), "sha256": content}
     out, records = Path(snakemake.output.model), Path(snakemake.output.layers)
@@ -226,6 +227,7 @@ def main(snakemake) -> None:
         **{name: wildcards[name] for name in ("trajectory", "checkpoint", "method")},
         "algorithm": recipe["algorithm"],
         "library": recipe["library"],
+        **params.text,
         **result,
         "recipe": recipe,
         "calibration": settings,

@@ -14,6 +14,7 @@ from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
+from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,
@@ -23,6 +24,7 @@ from scripts.lib.analysis.tables import (
     POINT,
     RECIPE,
     SCHEDULES,
+    runs_table,
     table,
     write_csv,
 )
@@ -36,6 +38,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 def tabulate(
     study: str,
+    runs: Iterable[dict],
     circumstances: Iterable[dict],
     schedules: Iterable[dict],
     checkpoints: Iterable[str | Path],
@@ -45,6 +48,9 @@ def tabulate(
     benchmarks: str | Path,
     confidence: float,
     refused: Iterable[dict] = (),
+    neighbours: Iterable[Iterable[tuple[str, str]]] = (),
+    repeat: str | Path | None = None,
+    no_repeat: str | None = None,
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
@@ -52,6 +58,7 @@ def tabulate(
 
     Args:
         study: name of the study.
+        runs: of each trajectory: trajectory, family, root, kind, parent, parent_checkpoint; coordinates, by name.
         circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
             peak_learning_rate, phase.
         schedules: learning rates of runs, fine enough to be drawn: {"trajectory", "steps", "tokens", "learning_rate"}
@@ -61,27 +68,42 @@ def tabulate(
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence: coverage of intervals (0.95, say).
         refused: cells that were not run: trajectory, checkpoint, method, reason.
+        neighbours: groups of (trajectory, checkpoint) in a stable phase of one trajectory.
+        repeat: table `measurements` of the same study computed once more; None if there is none.
+        no_repeat: why there is none, where one was named.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, two suites hold a
             task of the same name, or a suite has the name of a task.
     """
+    runs = list(runs)
+    families = {run["trajectory"]: {"family": run["family"]} for run in runs}
     places = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
-    points = {cell: manifest | places[cell] for cell, manifest in points.items()}
+    points = {cell: manifest | places[cell] | families[cell[0]] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
-    pairs = paired(measures, missing)
+    pairs, known_runs = paired(measures, missing), runs_table(runs)
     measurements, influence = _measurements(study, pairs, points, recipes, history(good), confidence)
     return {
+        "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
         "contrasts": contrasts_table(measurements, good, methods, influence, confidence),
+        "noise": noise_table(
+            study,
+            measurements,
+            known_runs,
+            document_errors(pairs),
+            neighbours,
+            None if repeat is None else pl.read_parquet(repeat),
+            no_repeat or NO_REPEAT,
+        ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
         "methods": methods_table(recipes.values()),
@@ -288,8 +310,9 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
     recipe = recipes.get(tuple(row[name] for name in CELL), {})
     return {
         **row,
-        **{name: point[name] for name in POINT},
+        **{name: point[name] for name in ("family", *POINT)},
         **{name: recipe.get(name) for name in RECIPE},
+        **{"recipe": recipe.get("recipe_name"), "draw": recipe.get("draw")},
     }
 
 
@@ -299,12 +322,16 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
     tables = tabulate(
         snakemake.params.study,
+        snakemake.params.runs,
         snakemake.params.circumstances,
         snakemake.params.schedules,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
         snakemake.params.benchmarks,
         snakemake.params.confidence,
         snakemake.params.refused,
+        snakemake.params.neighbours,
+        snakemake.input.get("repeat") or None,
+        snakemake.params.no_repeat,
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

@@ -14,7 +14,9 @@ from scripts.lib.analysis.tables import MISSING, write_csv
 from scripts.lib.cluster import runs
 from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study import coordinates
 from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
+from scripts.lib.study.replicates import repeat
 from scripts.report import report
 from scripts.tabulate import tabulate
 
@@ -36,12 +38,15 @@ def render(plan: Plan, going_on: bool) -> Path:
     found, absent = results(plan), list(lacking(plan, going_on))
     tables = tabulate(
         study["name"],
+        coordinates.runs(plan),
         plan.circumstances(),
         plan.schedules(),
         *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),
         plan.paths.benchmarks(""),
         settings["confidence"],
         plan.refused_cells(),
+        plan.neighbours,
+        *repeat(plan),
     )
     rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
     tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])

@@ -29,11 +29,29 @@ class Study:
     def benchmarks(self) -> Path:
         return self.root / "benchmarks"
 
+    def runs(self) -> list[dict]:
+        """Each trajectory a family of its own, of seed 1; trunks, branches and averages by their parents."""
+        parents = {place["trajectory"]: place["parent"] for place in self.circumstances}
+        phases = {place["trajectory"]: place["phase"] for place in self.circumstances}
+        runs = []
+        for name, origin in parents.items():
+            parent, _, checkpoint = (origin or "").partition("/")
+            kind = "average" if phases[name] == "average" else "branch" if parent else "trunk"
+            run = {"trajectory": name, "family": name, "root": parent or name, "kind": kind, "parent": parent or None}
+            runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": {"seed": 1}})
+        return runs
+
     def arguments(self) -> dict:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
         found = {name: getattr(self, name) for name in names}
-        return {"study": "made-up", "schedules": [], **found, "confidence": 0.95}
+        return {
+            "study": "made-up",
+            "runs": self.runs(),
+            "schedules": [],
+            **found,
+            "confidence": 0.95,
+        }
 
 
 def two_peaks() -> list[Point]:
@@ -107,11 +125,13 @@ def write_quantized(study: Study, cell: tuple[str, str], method: str, bits: int,
     """Manifest of one quantized cell."""
     path = study.root.joinpath("quantized", *cell, method, "manifest.json")
     algorithm = method.partition("-")[0]
+    draw = int(method.partition("@")[2] or 1) if algorithm == "gptq" else None
     library = {"rtn": "rtn", "gptq": "gptqmodel", "nf4": "bitsandbytes"}[algorithm]
     grid = {"group_size": 32, "symmetric": True}
     content = {
         **{"kind": "quantized", "status": "ok", "reason": None, "trajectory": cell[0], "checkpoint": cell[1]},
         **{"method": method, "algorithm": algorithm, "library": library, "bits": bits},
+        **{"recipe_name": method.partition("@")[0], "draw": draw, "run_seed": None},
         **grid,
         "package": {"gptqmodel": "GPTQModel", "bitsandbytes": "bitsandbytes"}.get(library),
         "recipe": {"algorithm": algorithm, "library": library, "bits": bits, **grid},

@@ -10,6 +10,7 @@ from snakemake.utils import update_config
 
 from scripts.lib.runtime.config_files import ConfigError, read_yaml
 from scripts.lib.study.plan import Cell, make_plan
+from scripts.lib.study.replicates import repeat
 
 BRANCH = {
     "source": "train",
@@ -88,6 +89,92 @@ def test_the_baseline_is_always_there_and_blocks_join(write):
         Cell("smoke", 40, "nf4"): ["smoke"],
         Cell("smoke", 40, "rtn-w3-g32"): [],
     }
+
+
+def test_draws_are_methods_of_recipes_that_use_calibration_text(write):
+    methods = ("none", "rtn-w3-g32", "gptq-w3-g16")
+    made = plan(write.folder, block("smoke", methods=methods, draws=3, checkpoints=[40], loss=["smoke"]))
+    names = ["gptq-w3-g16", "gptq-w3-g16@2", "gptq-w3-g16@3", "none", "rtn-w3-g32"]
+    assert [cell.method for cell in made.cells] == names
+    assert {name: (method.recipe, method.draw) for name, method in made.methods.items()} == {
+        "rtn-w3-g32": ("rtn-w3-g32", None),
+        "gptq-w3-g16": ("gptq-w3-g16", 1),
+        "gptq-w3-g16@2": ("gptq-w3-g16", 2),
+        "gptq-w3-g16@3": ("gptq-w3-g16", 3),
+    }
+    assert made.recipes["gptq-w3-g16@3"] == made.recipes["gptq-w3-g16"]
+    assert all(made.losses[cell] == ["smoke"] for cell in made.cells)
+
+
+def test_draws_without_calibration_text_are_refused(write):
+    with pytest.raises(ConfigError) as caught:
+        plan(write.folder, block("smoke", methods=("rtn-w3-g32", "nf4"), draws=2))
+    assert str(caught.value) == (
+        "study `made-up`, cells.0.draws: 2: `rtn-w3-g32`, `nf4` use no calibration text to draw: leave `draws` out"
+    )
+
+
+def with_replicates(folder, *cells, **replicates):
+    config = read_yaml("config/default.yaml")
+    update_config(config, read_yaml("config/studies/smoke.yaml"))
+    config["study"] |= {"cells": list(cells) or [block("smoke", "smoke-cooldown")], "replicates": replicates}
+    return make_plan(config, folder)
+
+
+def test_neighbours_are_checkpoints_of_one_trajectory_in_their_order(write):
+    run = read_yaml("config/trajectories/smoke.yaml") | {"schedule": {"name": "constant", "peak": 0.01, "warmup": 5}}
+    write("smoke", run | {"keep": [20, 25, 30, 35, 40]})
+    made = with_replicates(write.folder, neighbours=[{"trajectories": ["smoke"], "checkpoints": [40, 30, 35]}])
+    assert made.neighbours == [[("smoke", "step-30"), ("smoke", "step-35"), ("smoke", "step-40")]]
+    assert with_replicates(write.folder).neighbours == []
+
+
+def test_neighbours_of_a_family_are_a_group_a_member(write):
+    run = read_yaml("config/trajectories/smoke.yaml")
+    write("smoke", run | {"schedule": {"name": "constant", "peak": 0.01, "warmup": 5}, "keep": [20, 30, 40]})
+    write("pair", read_yaml(write.folder / "trajectories/smoke.yaml") | {"axes": {"seed": [1, 2]}})
+    entry = {"trajectories": ["pair"], "checkpoints": [20, 30, 40]}
+    made = with_replicates(write.folder, block("pair"), neighbours=[entry])
+    assert [{name for name, _ in group} for group in made.neighbours] == [{"pair-seed1"}, {"pair-seed2"}]
+    assert {name: made.trajectories[name].run_seed for name in made.trajectories} == {"pair-seed1": 1, "pair-seed2": 2}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"trajectories": ["smok"]}, "neighbours.0.trajectories: there is no trajectory `smok`; did you mean `smoke`"),
+        ({"checkpoints": [20, 30, 31]}, "neighbours.0.checkpoints: `smoke` has no cell at steps [31]: add them to"),
+        ({"checkpoints": [20, 30, 40]}, "neighbours.0.checkpoints: `smoke` is in no stable phase at step 40 (decay)"),
+        ({"checkpoints": [20, 30]}, "`replicates.neighbours.0.checkpoints`: [20, 30] is too short"),
+        ({"steps": [20]}, "unknown key `replicates.neighbours.0.steps`"),
+    ],
+)
+def test_mistakes_in_neighbours(write, entry, message):
+    run = read_yaml("config/trajectories/smoke.yaml")
+    decay = {"name": "wsd", "peak": 0.01, "warmup": 5, "decay": {"start": 30, "end": 40, "shape": "linear"}}
+    write("smoke", run | {"schedule": decay, "keep": [20, 30, 40]})
+    with pytest.raises(ConfigError) as caught:
+        with_replicates(write.folder, neighbours=[{"trajectories": ["smoke"], "checkpoints": [20, 30, 40]} | entry])
+    assert message in str(caught.value)
+
+
+def test_a_repeat_is_read_once_it_is_there_and_never_reads_itself(write, tmp_path):
+    assert repeat(with_replicates(write.folder)) == (None, None)
+    assert repeat(with_replicates(write.folder, numerics="./results")) == (None, "this is the repeat itself")
+    made = with_replicates(write.folder, numerics=str(tmp_path / "again"))
+    path = tmp_path / "again/tables/smoke/measurements.parquet"
+    assert repeat(made) == (None, f"{path} is not there yet")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert repeat(made) == (str(path), None)
+
+
+def test_branches_and_averages_have_the_seed_of_their_run(write):
+    write("run", read_yaml("config/trajectories/smoke.yaml") | {"seed": 7})
+    write("branch", BRANCH | {"branch": {"from": "run", "step": 20}})
+    write("mean", {"source": "average", "of": "run", "average": "lawa", "window": 2, "stride": 10, "keep": [40]})
+    made = plan(write.folder, block("branch"), block("mean"), block("smoke")).trajectories
+    assert {name: made[name].run_seed for name in made} == {"run": 7, "branch": 7, "mean": 7, "smoke": 1}
 
 
 def test_members_of_an_average(write):
@@ -211,6 +298,7 @@ def test_a_local_run(write, tiny_model):
     row = own.describe(100)
     assert (row["tokens"], row["phase"], row["peak_learning_rate"]) == (100_000, "decay", 0.1)
     assert row["learning_rate"] == pytest.approx(0.05)
+    assert own.run_seed is None
     assert made.tokenizer_definition(own.tokenizer) == {"source": "model", "path": str(tiny_model)}
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars
@@ -18,8 +19,9 @@ from scripts.lib.checks.gate import Gate, judge
 from scripts.lib.checks.layer_errors import LAYERS
 from scripts.lib.data.windows import draw_windows
 from scripts.lib.models.loading import block_linears, load_dense
+from scripts.lib.runtime import manifests
 from scripts.lib.study.libraries import libraries
-from scripts.quantize import compare_functions, quantize
+from scripts.quantize import compare_functions, main, quantize
 from scripts.quantizers import Refused, load_quantizer
 from scripts.quantizers.support import refusal
 
@@ -249,6 +251,42 @@ def test_windows_are_drawn_by_their_seed(token_stream):
     assert not np.array_equal(once, draw_windows(token_stream, settings | {"seed": 4}))
     with pytest.raises(ValueError, match="100000 are asked for"):
         draw_windows(token_stream, settings | {"samples": 100_000})
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_a_draw_changes_the_calibration_text_alone_and_is_named(tiny_model, tmp_path, token_stream, near_gate):
+    """As the rule calls it: another draw, or a run of another seed, gives other weights."""
+    found = {}
+    for draw, run_seed in ((1, None), (1, 1), (2, 1), (1, 2)):
+        content = quantize_as_the_rule_does(tiny_model, tmp_path / f"{draw}-{run_seed}", token_stream, draw, run_seed)
+        found[draw, run_seed] = content["revision"]
+        assert content["status"] == "ok", content["reason"]
+        assert (content["recipe_name"], content["draw"], content["run_seed"]) == ("gptq-w3-g64", draw, run_seed)
+        assert content["seed"] == content["calibration"]["seed"] == 1
+    assert found[1, None] == found[1, 1]
+    assert len(set(found.values())) == 3
+
+
+def quantize_as_the_rule_does(model, folder, tokens, draw, run_seed):
+    """Manifest of a cell, made by `main`."""
+    folder.mkdir()
+    method = recipe("gptq-w3-g64", calibration={"corpus": "mine", "samples": 8, "window": 32, "seed": 1})
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(method))
+    manifests.write(folder / "source.json", {"status": "ok", "revision": "0"})
+    manifests.write(folder / "tokens.json", {"sha256": "0"})
+    text = [folder / "tokens.json", tokens]
+    names = {"recipe": folder / "recipe.yaml", "manifest": folder / "source.json", "weights": model}
+    out = {"model": folder / "model", "layers": folder / "layers.parquet", "manifest": folder / "manifest.json"}
+    drawn = {"recipe_name": "gptq-w3-g64", "draw": draw, "run_seed": run_seed}
+    settings = {"threads": 1, "device": "cpu", "dtype": "float32", "text": drawn}
+    job = SimpleNamespace(
+        params=SimpleNamespace(**settings, probe={"samples": 4, "window": 32, "seed": 2}),
+        wildcards={"trajectory": "run", "checkpoint": "step-1", "method": f"gptq-w3-g64@{draw}"},
+        input=SimpleNamespace(**names, calibration=text, probe=text),
+        output=SimpleNamespace(**out),
+    )
+    main(job)
+    return manifests.read(out["manifest"])
 
 
 def test_there_is_no_other_library():

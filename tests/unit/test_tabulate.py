@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import yaml
 
 from scripts.lib.analysis.contrasts import gptq_pairs, plain_partners
 from scripts.lib.analysis.costs import read_benchmark
-from scripts.lib.analysis.tables import TABLES, write_csv
+from scripts.lib.analysis.metrics import first_draws
+from scripts.lib.analysis.tables import RUNS, TABLES, write_csv
 from scripts.lib.report.findings import finding
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
@@ -30,7 +32,7 @@ def rows(table: pl.DataFrame, cell=CELL, **values) -> list[dict]:
 
 def test_columns_are_those_of_the_design(study):
     tables = tabulate(**study.arguments())
-    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES
+    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES | {"runs": {**RUNS, "seed": pl.Int64}}
     assert tables["missing"].is_empty()
 
 
@@ -181,6 +183,41 @@ def test_methods_hold_each_recipe_once_with_the_range_of_its_weight_errors(study
     assert (rtn["transform"], rtn["package_version"], rtn["calibration"]) == (None, None, "corpus docstrings")
     assert (gptq["cells"], gptq["transform"], gptq["bits"], gptq["package_version"]) == (1, "awq", 3, "7.6.0")
     assert tables["versions"].rows() == [("GPTQModel", "7.6.0", "models"), ("torch", "2.12.0, 2.13.0", "models")]
+
+
+def test_draws_stand_beside_their_recipe_and_are_no_comparison(tmp_path):
+    strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.015)}
+    tables = tabulate(**write_study(tmp_path, two_peaks(), strengths, 40, tasks=False).arguments())
+    named = tables["measurements"].select("method", "recipe", "draw").unique().sort("method")
+    assert named.rows() == [
+        ("gptq-w3-g32", "gptq-w3-g32", 1),
+        ("gptq-w3-g32@2", "gptq-w3-g32", 2),
+        ("none", None, None),
+        ("rtn-w3-g32", "rtn-w3-g32", None),
+    ]
+    methods = tables["methods"].select("method", "recipe", "draw")
+    assert methods.rows() == named.filter(pl.col("method") != "none").rows()
+    assert set(tables["contrasts"]["method"]) == {"rtn-w3-g32", "gptq-w3-g32"}
+    assert "gptq-w3-g32@2" not in first_draws(tables["measurements"])["method"]
+
+
+def test_the_ledger_of_noise_reads_draws_neighbours_and_a_repeat(tmp_path):
+    strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.0150)}
+    one = write_study(tmp_path / "one", two_peaks(), strengths, 40, tasks=False)
+    two = write_study(tmp_path / "two", two_peaks(), strengths | {"rtn-w3-g32": (3, 0.021)}, 40, tasks=False)
+    tabulate(**two.arguments())["measurements"].write_parquet(tmp_path / "again.parquet")
+    steps = (2000, 2200, 2400)
+    near = [[(name, f"step-{step}") for step in steps] for name in ("low", "high")]
+    noise = tabulate(**one.arguments(), neighbours=near, repeat=tmp_path / "again.parquet")["noise"]
+    kl = noise.filter(pl.col("measure") == "kl").select("source", "method", "standard_deviation", "groups")
+    found = {row[:2]: row[2:] for row in kl.rows()}
+    assert found["calibration", "gptq-w3-g32"] == (pytest.approx(math.log(15 / 14) / math.sqrt(2)), 18)
+    assert found["numerics", "rtn-w3-g32"] == (pytest.approx(math.log(21 / 20) / math.sqrt(2)), 18)
+    assert found["numerics", "gptq-w3-g32"] == (0.0, 36)
+    assert found["neighbours", "rtn-w3-g32"][1] == 2
+    assert ("seeds", "rtn-w3-g32") not in found
+    assert ("documents", "gptq-w3-g32@2") not in found
+    assert noise.filter(source="calibration", method="rtn-w3-g32")["reason"].to_list() == ["uses no calibration text"]
 
 
 def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from scripts.lib.data import duplicates
-from scripts.lib.data.windows import load_windows, segments
+from scripts.lib.data.windows import OWN_TEXT, draw_windows, load_windows, segments, text_seed
 
 
 def write_index(path, lengths):
@@ -59,6 +59,25 @@ def test_segments_equal_a_loop_over_tokens(tmp_path, seed):
     assert found.rows() == slow_segments(lengths, window, windows)
     assert found.schema == {"window": pl.Int32, "document": pl.String, "first": pl.Int32, "last": pl.Int32}
     assert (found["last"] - found["first"]).sum() == windows * (window - 1)
+
+
+def test_each_draw_and_each_run_has_a_text_of_its_own(token_stream):
+    runs, draws = (None, OWN_TEXT, 0, 2, 3), (1, 2, 3)
+    texts = {}
+    for run in runs:
+        for draw in draws:
+            drawn = draw_windows(token_stream, {"samples": 8, "window": 16, "seed": text_seed(5, draw, run)})
+            texts[run, draw] = drawn.tobytes()
+    assert len(set(texts.values())) == (len(runs) - 1) * len(draws)
+    assert all(texts[None, draw] == texts[OWN_TEXT, draw] for draw in draws)
+
+
+@pytest.mark.parametrize("run", [None, OWN_TEXT])
+def test_the_first_draw_is_the_text_that_the_seed_alone_always_gave(token_stream, run):
+    windows = load_windows(token_stream, 16)
+    before = windows[np.sort(np.random.default_rng(5).choice(len(windows), 8, replace=False))]
+    drawn = draw_windows(token_stream, {"samples": 8, "window": 16, "seed": text_seed(5, 1, run)})
+    assert np.array_equal(drawn, before)
 
 
 def test_a_document_at_position_0_alone_has_no_row(tmp_path):

@@ -26,6 +26,16 @@ def test_a_study_can_be_planned_part_by_part(fresh, target):
     assert ("quantize" in jobs) == (target != "all_checkpoints")
 
 
+def test_draws_of_calibration_text_are_cells_of_their_own(fresh):
+    before = planned(fresh, "smoke")
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"]["cells"][0].update(draws=3))
+    after = planned(fresh, "smoke")
+    changed = {stage: after[stage] - before[stage] for stage in after if after[stage] != before[stage]}
+    assert changed == {"quantize": 2 * 3, "evaluate_loss": 2 * 3}
+    said = snakemake(fresh, "smoke", "--dry-run", "results/quantized/smoke/step-40/gptq-w3-g16@2/manifest.json")
+    assert "config/recipes/gptq-w3-g16.yaml" in said
+
+
 def message(tree: Path, study: str = "smoke") -> str:
     """What a failing dry-run says, without Snakemake's frame."""
     return snakemake(tree, study, "--dry-run", fails=True)

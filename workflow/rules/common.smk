@@ -18,10 +18,12 @@ from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
+from scripts.lib.study import coordinates
 from scripts.lib.study.config import require_one_study, require_study
 from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
+from scripts.lib.study.replicates import repeat
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
@@ -43,6 +45,8 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 for line in describe_refused(PLAN) if workflow.is_main_process else []:
     logger.warning(line)
+if workflow.is_main_process and any(family.axes for family in PLAN.families.values()):
+    logger.info("\n".join(coordinates.describe(PLAN)))
 
 PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]
@@ -53,6 +57,7 @@ DEVICE = config["compute"]["device"]
 MACHINE = {"threads": THREADS, "device": DEVICE}
 QUANTIZING = MACHINE | {"dtype": config["compute"]["dtype"], "probe": config["quantize"]["probe"]}
 ENV = "../../envs/trajquant.yaml"
+REPEAT, NO_REPEAT = repeat(PLAN) if "study" in config else (None, None)
 TABLES = []  # names; `table_files` adds those of each stage, and the report takes all
 
 CHECKPOINT, QUANTIZED, EVALUATED = PATHS.checkpoint(), PATHS.quantized(), PATHS.evaluated()
@@ -229,6 +234,17 @@ def quantizer_code(wildcards):
     recipe = PLAN.recipes[wildcards.method]
     parts = [recipe["library"], *(["transforms"] if "transform" in recipe else [])]
     return fingerprint("quantize", *(f"quantizers/{part}" for part in parts)) | tool_state(recipe["library"])
+
+
+def recipe_file(wildcards):
+    return f"config/recipes/{PLAN.methods[wildcards.method].recipe}.yaml"
+
+
+def drawn_text(wildcards):
+    """Which recipe a method is, and what decides its calibration text besides: the draw, and the seed of the run."""
+    method = PLAN.methods[wildcards.method]
+    run_seed = None if method.draw is None else trajectory_of(wildcards).run_seed
+    return {"recipe_name": method.recipe, "draw": method.draw, "run_seed": run_seed}
 
 
 def calibration_tokens(wildcards):

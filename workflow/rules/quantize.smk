@@ -5,7 +5,7 @@ rule quantize:
     input:
         manifest=f"{CHECKPOINT}/manifest.json",
         weights=ancient(f"{CHECKPOINT}/model"),
-        recipe="config/recipes/{method}.yaml",
+        recipe=recipe_file,
         calibration=calibration_tokens,
         probe=probe_tokens,
     output:
@@ -23,6 +23,7 @@ rule quantize:
         **asks("quantize", gpu=True),
     params:
         **QUANTIZING,
+        text=drawn_text,
         code=quantizer_code,
     script:
         "../../scripts/quantize.py"

@@ -7,6 +7,7 @@ rule tabulate:
         quantized=quantized_manifests(PLAN.cells),
         losses=loss_tables(PLAN.cells),
         tasks=task_tables(PLAN.cells),
+        repeat=REPEAT or [],
     output:
         **table_files(tables.TABLES),
     log:
@@ -17,9 +18,12 @@ rule tabulate:
         **asks("tabulate"),
     params:
         study="{study}",
+        runs=coordinates.runs(PLAN),
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),
+        neighbours=PLAN.neighbours,
+        no_repeat=NO_REPEAT,
         benchmarks=f"{RESULTS}/benchmarks",
         confidence=config["tabulate"]["confidence"],
         code=fingerprint("tabulate"),

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, rows_of
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, first_draws, rows_of
 from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, Track, tracks
 
 DECAY, PEAK, AVERAGED, GPTQ = "decay", "peak rate", "average", "gptq"
@@ -69,7 +69,7 @@ def _row(kind: str, row: dict, reference: dict, influence: dict, confidence: flo
 
 def quantized_losses(measurements: pl.DataFrame, dataset: str) -> pl.DataFrame:
     """Cross-entropy rows of the quantized models on one corpus, by step."""
-    part = rows_of(measurements, CROSS_ENTROPY).filter(pl.col("dataset") == dataset)
+    part = first_draws(rows_of(measurements, CROSS_ENTROPY)).filter(pl.col("dataset") == dataset)
     return part.filter(pl.col("method") != "none").sort("trajectory", "step", "checkpoint", "method")
 
 

@@ -26,6 +26,8 @@ def _row(cells: list[dict]) -> dict:
     first, errors = cells[0], [cell["weight_error"] for cell in cells]
     return {
         **{name: first[name] for name in ("method", "algorithm", "library", "bits", "group_size", "symmetric")},
+        "recipe": first["recipe_name"],
+        "draw": first["draw"],
         "transform": first.get("recipe", {}).get("transform", {}).get("algorithm"),
         "package_version": first["versions"].get(first.get("package")),  # None for this project's own code
         "bits_per_weight": statistics.fmean(cell["bits_per_weight"] for cell in cells),

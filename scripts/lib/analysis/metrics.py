@@ -105,6 +105,11 @@ def rows_of(measurements: pl.DataFrame, *chosen: Metric) -> pl.DataFrame:
     return measurements.filter(pl.col("metric").is_in([metric.name for metric in chosen]), pl.col("subset").is_null())
 
 
+def first_draws(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `measurements` or `methods` without further draws of calibration text, which are there to tell noise."""
+    return rows.filter(pl.col("draw").fill_null(1) == 1)
+
+
 def rows_in(measurements: pl.DataFrame, group: str) -> pl.DataFrame:
     """Rows of `measurements` that a table of the report shows, those of parts of the tokens too.
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+OWN_TEXT = 1  # seed of the runs whose models are calibrated on the text of the recipe's own seed
+
 
 def load_windows(tokens_path: Path | str, window: int, limit: int | None = None) -> np.ndarray:
     """The non-overlapping windows of a token stream, from its start; the tail that fills no window is dropped.
@@ -34,7 +36,7 @@ def load_windows(tokens_path: Path | str, window: int, limit: int | None = None)
 
 
 def draw_windows(tokens: Path, settings: dict) -> np.ndarray:
-    """Windows of a token stream: [samples, window], drawn without replacement by the seed.
+    """Windows of a token stream: [samples, window], drawn without replacement by the seed, a number or several.
 
     Raises:
         ValueError: the split has fewer windows than are asked for.
@@ -47,6 +49,20 @@ def draw_windows(tokens: Path, settings: dict) -> np.ndarray:
         )
     chosen = np.random.default_rng(settings["seed"]).choice(len(windows), settings["samples"], replace=False)
     return np.asarray(windows[np.sort(chosen)])
+
+
+def text_seed(seed: int, draw: int, run_seed: int | None) -> list[int]:
+    """Seed of the windows that the models of one run are calibrated on, in one draw.
+
+    The first draw, for runs of seed OWN_TEXT and for models that were not trained here, is the recipe's seed alone.
+
+    Args:
+        seed: of the recipe.
+        draw: from 1.
+        run_seed: of the training that the model descends from; None if it was not trained here.
+    """
+    run_seed = OWN_TEXT if run_seed is None else run_seed
+    return [seed] if (draw, run_seed) == (1, OWN_TEXT) else [seed, draw, run_seed]
 
 
 def segments(documents_path: Path | str, window: int, windows: int) -> pl.DataFrame:

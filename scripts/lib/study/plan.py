@@ -6,13 +6,16 @@ from pathlib import Path
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
 from scripts.lib.study.config import add_corpus, refuse_moved_sections, require_one_study, require_study
+from scripts.lib.study.draws import Method, methods_of
 from scripts.lib.study.needs import corpora_of_documents
 from scripts.lib.study.paths import Paths
 from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
+from scripts.lib.study.replicates import neighbours
 from scripts.lib.study.selection import select
 from scripts.lib.study.trajectories.base import Trajectory
-from scripts.lib.study.trajectories.reading import add_trajectory
+from scripts.lib.study.trajectories.families import Families, Family
+from scripts.lib.study.trajectories.reading import add_trajectories
 
 BASELINE = "none"
 
@@ -41,23 +44,29 @@ class Plan:
 
     folder: the folder that holds trajectories/, recipes/, corpora/, tokenizers/, studies/ and tasks/.
     trajectories: by name, with all that they derive from.
+    families: the family of each trajectory.
     corpora, tokenizers: by name, those that the study uses, as in their files.
-    recipes: by method, without the baseline.
+    methods: by name, without the baseline.
+    recipes: what the files of the methods' recipes hold, by method; all draws of a recipe have the same.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
+    neighbours: groups of (trajectory, checkpoint) that tell how checkpoints of a stable phase scatter.
     suites: by name, what `suites.describe` says of them: files of their tasks and of their documents, and the like.
     """
 
     config: dict
     folder: Path = Path("config")
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
+    families: dict[str, Family] = field(default_factory=dict)
     corpora: dict[str, dict] = field(default_factory=dict)
     tokenizers: dict[str, dict] = field(default_factory=dict)
+    methods: dict[str, Method] = field(default_factory=dict)
     recipes: dict[str, dict] = field(default_factory=dict)
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
     suites: dict[str, dict] = field(default_factory=dict)
     refused: dict[Cell, str] = field(default_factory=dict)
+    neighbours: list[list[tuple[str, str]]] = field(default_factory=list)
 
     @property
     def paths(self) -> Paths:
@@ -127,23 +136,19 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
     validate(config, "config", "config")
     validate(config["study"], "study", "study")
     plan = Plan(config, folder)
+    families = Families(folder / "trajectories")
     add_corpus(plan, config["quantize"]["probe"]["corpus"], "calibration", "config: quantize.probe.corpus")
     for number, block in enumerate(config["study"]["cells"]):
         where = f"study `{config['study']['name']}`, cells.{number}"
-        for name in block["trajectories"]:
-            add_trajectory(plan, name, folder / "trajectories", where)
-        methods = [BASELINE, *(method for method in block["methods"] if method != BASELINE)]
-        for method in methods[1:]:
-            plan.recipes[method] = load_recipe(folder / "recipes", method)
-            if "calibration" in plan.recipes[method]:
-                corpus = plan.recipes[method]["calibration"]["corpus"]
-                add_corpus(plan, corpus, "calibration", f"{folder}/recipes/{method}.yaml, calibration.corpus")
+        names = [name for given in block["trajectories"] for name in add_trajectories(plan, given, families, where)]
+        methods = [BASELINE, *_add_methods(plan, block, where)]
         for corpus in block.get("loss", []):
             add_corpus(plan, corpus, "validation", f"{where}.loss")
         for suite in block.get("tasks", []):
             _add_suite(plan, suite, folder / "tasks", where)
-        _add_cells(plan, block, methods, where)
+        _add_cells(plan, names, block, methods, where)
     set_aside_refused(plan)
+    plan.neighbours = neighbours(plan)
     return plan
 
 
@@ -173,6 +178,26 @@ def config_files(study: str = "", *more: str) -> list[Path]:
     return [path, *map(Path, more)]
 
 
+def _add_methods(plan: Plan, block: dict, where: str) -> list[str]:
+    """Read the recipes of a block into a plan; names of its methods, one for each draw of calibration text."""
+    added = []
+    for name in block["methods"]:
+        if name != BASELINE:
+            recipe = load_recipe(plan.folder / "recipes", name)
+            added += methods_of(name, recipe, block.get("draws", 1))
+            plan.recipes |= {method.name: recipe for method in added if method.recipe == name}
+            if "calibration" in recipe:
+                corpus = recipe["calibration"]["corpus"]
+                add_corpus(plan, corpus, "calibration", f"{plan.folder}/recipes/{name}.yaml, calibration.corpus")
+    if "draws" in block and all(method.draw is None for method in added):
+        names = ", ".join(f"`{name}`" for name in block["methods"])
+        raise ConfigError(
+            f"{where}.draws: {block['draws']}: {names} use no calibration text to draw: leave `draws` out"
+        )
+    plan.methods |= {method.name: method for method in added}
+    return [method.name for method in added]
+
+
 def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:
     known = [path.stem.removeprefix("suite-") for path in folder.glob("suite-*.yaml")]
     require_name(name, known, "suite", f"{where}.tasks")
@@ -184,8 +209,8 @@ def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:
         add_corpus(plan, corpus, "validation", f"{folder}/suite-{name}.yaml, tasks' documents")
 
 
-def _add_cells(plan: Plan, block: dict, methods: list[str], where: str) -> None:
-    for name in block["trajectories"]:
+def _add_cells(plan: Plan, names: list[str], block: dict, methods: list[str], where: str) -> None:
+    for name in names:
         try:
             trajectory = plan.trajectories[name]
             rows = [trajectory.describe(step) for step in trajectory.steps]
