@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals, metrics
+from scripts.lib.analysis.choices import choices_table
 from scripts.lib.analysis.contrasts import contrasts_table
 from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
@@ -54,7 +55,7 @@ def tabulate(
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
-    `contrasts` compares pairs of cells of `measurements`; `costs` alone holds times.
+    `contrasts` compares pairs of cells of `measurements`, `choices` says what to ship; `costs` alone holds times.
 
     Args:
         study: name of the study.
@@ -103,6 +104,9 @@ def tabulate(
             neighbours,
             None if repeat is None else pl.read_parquet(repeat),
             no_repeat or NO_REPEAT,
+        ),
+        "choices": choices_table(
+            study, pairs, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
         ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 from polars import selectors
 
+from scripts.lib.analysis.choices import CHOICES
 from scripts.lib.analysis.contrasts import CONTRASTS
 from scripts.lib.analysis.costs import COSTS
 from scripts.lib.analysis.noise import NOISE
@@ -72,6 +73,7 @@ TABLES = {
     "measurements": MEASUREMENTS,
     "contrasts": CONTRASTS,
     "noise": NOISE,
+    "choices": CHOICES,
     "missing": MISSING,
     "costs": COSTS,
     "methods": METHODS,
