@@ -25,6 +25,7 @@ import polars as pl
 from IPython.display import display
 
 from scripts import plot
+from scripts.lib.analysis.choices import sentences
 from scripts.lib.analysis.metrics import TASK, first_draws, rows_in
 from scripts.lib.report import figures, findings
 from scripts.lib.report import tables as show
@@ -37,6 +38,7 @@ comparisons = pl.read_parquet(f"{tables}/comparisons.parquet")
 verdicts = pl.read_parquet(f"{tables}/verdicts.parquet")
 methods = first_draws(pl.read_parquet(f"{tables}/methods.parquet"))
 noise = pl.read_parquet(f"{tables}/noise.parquet")
+choices = pl.read_parquet(f"{tables}/choices.parquet")
 missing = pl.read_parquet(f"{tables}/missing.parquet")
 costs = pl.read_parquet(f"{tables}/costs.parquet")
 versions = pl.read_parquet(f"{tables}/versions.parquet")
@@ -60,6 +62,14 @@ if verdicts.is_empty():
 
 # %%
 show.folded(f"All {len(comparisons)} comparisons", show.compared(comparisons))
+
+# %% [markdown]
+# ## What to ship
+
+# %%
+for sentence in sentences(choices):
+    display(show.boxed(sentence))
+show.note(caption(study, "choices"))
 
 # %% [markdown]
 # ## Figures
