@@ -534,7 +534,7 @@ def test_nothing_speaks_to_a_hub_by_another_client():
     for path in asks - {"scripts/lib/hub/patience.py"}:
         assert re.search(r"^from scripts\.lib\.hub\.(client|patience) import", Path(path).read_text(), re.MULTILINE)
     for path in [path for path, names in words.items() if "from_pretrained" in names]:
-        assert re.search("local_files_only|HF_HUB_OFFLINE", Path(path).read_text()), path
+        assert re.search(r"local_files_only|HF_HUB_OFFLINE|from_pretrained\(\s*None", Path(path).read_text()), path
 
 
 def test_loading_asks_no_hub(own_config, server):
