@@ -196,12 +196,12 @@ def test_a_hub_reads_no_file_of_this_machine(tmp_path, read_published, place, me
 README, ROW = b"---\nlicense: mit\n---\n", {"a.jsonl": b'{"text": "a"}\n'}
 
 
-def told(tmp_path, **headers):
+def told(tmp_path, status="200 OK", **headers):
     """The answer to what is asked for the card, with headers of which `{}` is a folder of this machine."""
     said = {"ETag": '"a"', "X-Repo-Commit": "0" * 40} | {name.replace("_", "-"): headers[name] for name in headers}
     outside = "../" * 20 + str(tmp_path / "outside").lstrip("/")
     lines = "".join(f"{name}: {value.replace('{}', outside)}\r\n" for name, value in said.items())
-    return f"HTTP/1.1 200 OK\r\n{lines}Content-Length: {len(README)}\r\n\r\n".encode() + README
+    return f"HTTP/1.1 {status}\r\n{lines}Content-Length: {len(README)}\r\n\r\n".encode() + README
 
 
 @pytest.mark.parametrize(
@@ -212,6 +212,10 @@ def told(tmp_path, **headers):
         ({"X_Linked_Etag": '"{}/x.pth"'}, "the hub says ETag .*, which is none that a hub gives"),
         ({"ETag": '".."'}, "the hub says ETag .*, which is none that a hub gives"),
         ({"X_Repo_Commit": "{}"}, "the hub says X-Repo-Commit .*, which is no commit"),
+        (
+            {"X_Repo_Commit": "{}", "X_Error_Code": "EntryNotFound", "status": "404 Not Found"},
+            "the hub says X-Repo-Commit .*, which is no commit",
+        ),
     ],
 )
 def test_a_header_writes_nothing_outside(tmp_path, read_published, headers, message):
