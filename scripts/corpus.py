@@ -254,6 +254,8 @@ def texts_of_hub(definition: dict) -> Iterator[str]:
         try:
             if rows is None:
                 builder = datasets.load_dataset_builder(definition["dataset"], which[0], revision=which[1])
+                if locks.COMMIT.fullmatch(which[1] or "") and builder.hash != which[1]:
+                    raise NotPlainError(f"the hub gives it at {one_line(builder.hash, 60)} instead; try again later")
                 most = require_plain(builder)
             with more_memory(most):
                 rows = rows or iter(undecoded(builder.as_streaming_dataset(split=definition["split"])))
@@ -274,7 +276,7 @@ def texts_of_hub(definition: dict) -> Iterator[str]:
 
 
 class NotPlainError(ValueError):
-    """A dataset asks for more than that its files be read."""
+    """A dataset asks for more than that its files be read, or is another one."""
 
 
 def require_plain(builder) -> int:

@@ -26,6 +26,7 @@ COLUMNS = {"task": pl.String, "metric": pl.String, "document": pl.Int32, "value"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
 REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")  # all that the harness asks of a model
+OF_DOCUMENTS = ("build_all_requests", "process_results")  # what the harness asks of a task, a document at a time
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
 
 
@@ -43,7 +44,7 @@ def evaluate_tasks(
     """Score one cell on one suite and write the harness's results and the scores of every document.
 
     Same inputs, same bytes. A cell that was refused, or whose model fails on the documents or has scores that are not
-    finite, gives a refused result, no rows.
+    finite, or whose tasks cannot be made of a hub's data, gives a refused result, no rows.
 
     Args:
         manifest: manifest of the checkpoint (method `none`) or of the quantized model.
@@ -95,7 +96,7 @@ def score(
 
     Raises:
         Refused: the model fails on the documents, or a log-likelihood is NaN or infinite; the message names task and
-            document then.
+            document then. Or a task of the harness fails on what a hub gave as its data; it names both.
         ValueError: a task file or its documents are wrong, or the model's own code is not as it was pinned.
     """
     known = suites.load_tasks(suite, tasks_folder)
@@ -130,25 +131,43 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
     """The harness's task objects, their data files below `data_root`, cached where no other job looks.
 
     Raises:
-        ValueError: a field names a column that the documents do not have.
+        ValueError: a field of an own task names a column that the documents do not have.
+        Refused: a task of the harness cannot be made of its data; so does what its object does later.
     """
     from lm_eval.tasks import TaskManager
+
+    manager, tasks = TaskManager(include_defaults=False), {}
+    for name, task in known.items():
+        if task.own:
+            tasks[name] = build_task(manager, name, task, data_root, cache)
+            continue
+        refused = refusing_data(name, task)
+        tasks[name] = refused(build_task)(manager, name, task, data_root, cache)
+        for asked in OF_DOCUMENTS:
+            setattr(tasks[name], asked, refused(getattr(tasks[name], asked)))
+    return tasks
+
+
+def refusing_data(name: str, task: suites.Task):
+    """Turn what is raised on a hub's data into a refused cell that names the task and their files."""
+    return refusing(f"task {name}", f"its data ({', '.join(suites.document_files({name: task}, ''))})")
+
+
+def build_task(manager, name: str, task: suites.Task, data_root: Path, cache: str | Path):
+    """The harness's object of one task."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    specs = []
-    for task in known.values():
-        data = {name: task.fields.get(name) for name in ("dataset_path", "dataset_name")}
-        kwargs = {**task.fields["dataset_kwargs"], "data_files": task.data(data_root), "cache_dir": str(cache)}
-        specs.append({**load_yaml(task.path), **data, "dataset_kwargs": kwargs, "num_fewshot": task.shots})
-    tasks = TaskManager(include_defaults=False).load(specs)["tasks"]
-    for name, task in tasks.items():
-        task.set_fewshot_seed(SEED)
-        for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-            column = known[name].fields.get(field)
-            if isinstance(column, str) and column.isidentifier() and column not in task.features:
-                columns = ", ".join(task.features)
-                raise ValueError(f"task {name}: field {field!r} names column {column!r}; the documents have: {columns}")
-    return tasks
+    data = {field: task.fields.get(field) for field in ("dataset_path", "dataset_name")}
+    kwargs = {**task.fields["dataset_kwargs"], "data_files": task.data(data_root), "cache_dir": str(cache)}
+    spec = {**load_yaml(task.path), **data, "dataset_kwargs": kwargs, "num_fewshot": task.shots}
+    made = manager.load([spec])["tasks"][name]
+    made.set_fewshot_seed(SEED)
+    for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        column = task.fields.get(field)
+        if isinstance(column, str) and column.isidentifier() and column not in made.features:
+            columns = ", ".join(made.features)
+            raise ValueError(f"task {name}: field {field!r} names column {column!r}; the documents have: {columns}")
+    return made
 
 
 def _check_documents(known: dict[str, suites.Task], data_root: Path) -> None:

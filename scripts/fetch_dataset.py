@@ -8,6 +8,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import pyarrow.compute
 import pyarrow.parquet
 
 from scripts.lib.hub import client
@@ -18,6 +19,7 @@ from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import one_line, parse_json
 
 MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
+LONGEST = 10**6  # bytes of a text, as a tokenizer takes memory by the text; in config/README.md
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
 PLAIN = {"Value", "List", "LargeList", "Sequence", "Translation", "TranslationVariableLanguages", "Json"}
 
@@ -58,8 +60,8 @@ def check(path: Path) -> None:
     """Read a parquet file once, for what it would cost a reader: some megabytes can hold one text a billion times.
 
     Raises:
-        ValueError: it is none, has too many rows or bytes, columns that are more than numbers and text, or is not
-            loaded.
+        ValueError: it is none, has too many rows or bytes, a text that is too long, columns that are more than numbers
+            and text, or is not loaded.
     """
     try:
         file = pyarrow.parquet.ParquetFile(path)
@@ -72,9 +74,29 @@ def check(path: Path) -> None:
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows > MOST_ROWS or size > MOST_DECODED:
             raise ValueError(f"it holds more than {MOST_ROWS} rows or {MOST_DECODED} bytes")
+        longest = max((longest_text(column) for column in batch.columns), default=0)
+        if longest > LONGEST:
+            raise ValueError(f"it has a text of {longest} bytes, and {LONGEST} at most are read")
         load(pyarrow.Table.from_batches([batch]))
     if rows != file.metadata.num_rows:
         raise ValueError(f"it says that it has {file.metadata.num_rows} rows, and has {rows}")
+
+
+def longest_text(array: pyarrow.Array) -> int:
+    """Bytes of the longest text, or of what is read like one, in a column that `datasets` knows, at any depth."""
+    kind, types = array.type, pyarrow.types
+    if isinstance(array, pyarrow.ExtensionArray):
+        return longest_text(array.storage)
+    if types.is_dictionary(kind):
+        return longest_text(array.dictionary)
+    if types.is_nested(kind):
+        inner = [array.field(place) for place in range(kind.num_fields)] if types.is_struct(kind) else [array.values]
+        return max(map(longest_text, inner), default=0)
+    if types.is_unicode(kind) or types.is_large_unicode(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+        return pyarrow.compute.max(pyarrow.compute.binary_length(array)).as_py() or 0
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        return longest_text(array.cast(pyarrow.large_binary()))
+    return kind.byte_width if types.is_fixed_size_binary(kind) else 0
 
 
 def load(table: pyarrow.Table) -> None:

@@ -4,11 +4,14 @@
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before auto_gptq imports huggingface_hub: its models are folders
 
 
 def load(folder: str, device: str):

@@ -7,10 +7,13 @@ import math
 import re
 import sys
 import time
+import tokenize
+from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import HfFileSystem
+from huggingface_hub.utils import get_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -20,6 +23,7 @@ from scripts.fetch import fetch
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import answers, client, locks, patience
 from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
+from scripts.lib.runtime.confined import streamed
 from scripts.publish import publish
 from tests.hub import connect
 from tests.hub.server import Hub
@@ -504,3 +508,39 @@ def test_code_of_a_model_is_not_run(server, own_config, canary):
     folder = own_config(auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "org/evil--evil.M"})
     load_dense(folder)
     assert not canary.exists()
+
+
+def hooks():
+    return [hook.__name__ for hooks in get_session().event_hooks.values() for hook in hooks]
+
+
+def test_a_child_speaks_by_the_bounded_client_too():
+    """As that in which a corpus is read."""
+    assert {"keep_token", "mark", "bound", "require_names"} <= set(streamed(hooks, 10**9, 60))
+
+
+SPEAKERS = {"huggingface_hub", "load_dataset", "load_dataset_builder", "snapshot_download", "hf_hub_download", "HfApi"}
+
+
+def test_nothing_speaks_to_a_hub_by_another_client():
+    """What asks a hub does so by scripts/lib/hub, or has imported it; what reads models asks for local files alone."""
+    words = {}
+    for path in Path("scripts").rglob("*.py"):
+        with tokenize.open(path) as file:
+            tokens = tokenize.generate_tokens(file.readline)
+            words[path.as_posix()] = {token.string for token in tokens if token.type == tokenize.NAME}
+    asks = {path for path, names in words.items() if names & SPEAKERS}
+    assert asks == {"scripts/lib/hub/client.py", "scripts/lib/hub/patience.py", "scripts/corpus.py"}
+    for path in asks - {"scripts/lib/hub/patience.py"}:
+        assert re.search(r"^from scripts\.lib\.hub\.(client|patience) import", Path(path).read_text(), re.MULTILINE)
+    for path in [path for path, names in words.items() if "from_pretrained" in names]:
+        assert re.search(r"local_files_only|HF_HUB_OFFLINE|from_pretrained\(\s*None", Path(path).read_text()), path
+
+
+def test_loading_asks_no_hub(own_config, server):
+    folder = own_config()
+    server.requests.clear()
+    load_dense(folder, "float32")
+    load_tokenizer(folder)
+    load_empty(folder)
+    assert server.requests == []

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http
 
+from tests.hub import connect
 from tests.hub.server import Hub
 
 REPO = "org/model"
@@ -33,8 +34,8 @@ STORE = r"^/lfs/"
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with one model; without telemetry, the client does not look for huggingface.co."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     with Hub(tmp_path / "hub") as hub:
+        connect(hub, monkeypatch)  # the only one that gets a token
         hub.add(REPO, BRANCH, FILES)
         yield hub
 

@@ -160,9 +160,10 @@ def read_published(tmp_path, monkeypatch):
         connect(server, monkeypatch)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.endpoint)
 
-        def run(files):
-            server.add("datasets/org/data", "main", files)
-            return list(stage.hub({"source": "hub", "dataset": "org/data", "split": "train"}))
+        def run(files, at_commit=False):
+            commit = server.add("datasets/org/data", "main", files)
+            pinned = {"revision": commit} if at_commit else {}
+            return list(stage.hub({"source": "hub", "dataset": "org/data", "split": "train"} | pinned))
 
         run.server = server
         yield run
@@ -190,6 +191,91 @@ def test_a_hub_reads_no_file_of_this_machine(tmp_path, read_published, place, me
     assert "a secret" not in str(refused.value)
     assert str(Path.cwd()) not in str(refused.value), "which is not where anything was looked for"
     assert [address for _, address, *_ in read_published.server.requests if address.endswith("/README.md")]
+
+
+README, ROW = b"---\nlicense: mit\n---\n", {"a.jsonl": b'{"text": "a"}\n'}
+
+
+def told(tmp_path, status="200 OK", **headers):
+    """The answer to what is asked for the card, with headers of which `{}` is a folder of this machine."""
+    said = {"ETag": '"a"', "X-Repo-Commit": "0" * 40} | {name.replace("_", "-"): headers[name] for name in headers}
+    outside = "../" * 20 + str(tmp_path / "outside").lstrip("/")
+    lines = "".join(f"{name}: {value.replace('{}', outside)}\r\n" for name, value in said.items())
+    return f"HTTP/1.1 {status}\r\n{lines}Content-Length: {len(README)}\r\n\r\n".encode() + README
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"ETag": '"{}/x.pth"'}, "the hub says ETag .*, which is none that a hub gives"),
+        ({"ETag": 'W/"{}/x.pth"'}, "the hub says ETag .*, which is none that a hub gives"),
+        ({"X_Linked_Etag": '"{}/x.pth"'}, "the hub says ETag .*, which is none that a hub gives"),
+        ({"ETag": '".."'}, "the hub says ETag .*, which is none that a hub gives"),
+        ({"X_Repo_Commit": "{}"}, "the hub says X-Repo-Commit .*, which is no commit"),
+        (
+            {"X_Repo_Commit": "{}", "X_Error_Code": "EntryNotFound", "status": "404 Not Found"},
+            "the hub says X-Repo-Commit .*, which is no commit",
+        ),
+    ],
+)
+def test_a_header_writes_nothing_outside(tmp_path, read_published, headers, message):
+    """huggingface_hub stores a file under its ETag, linked from a folder called as its commit."""
+    read_published.server.fault(r"/resolve/.*README\.md", times=9, raw=told(tmp_path, **headers))
+    with pytest.raises(ValueError, match=rf"^org/data at \w+, row 1: `datasets` cannot read it: .*{message}"):
+        read_published({"README.md": README} | ROW, at_commit=True)
+    assert not (tmp_path / "outside").exists()
+    cached = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert cached == []
+
+
+def test_a_revision_removes_no_folder_outside(tmp_path, read_published):
+    """`datasets` calls a folder of its cache by it, and removes such a folder if it is empty."""
+    (tmp_path / "outside").mkdir()
+    said = {"id": "org/data", "sha": "../" * 20 + str(tmp_path / "outside").lstrip("/"), "siblings": []}
+    read_published.server.fault(r"/api/datasets/org/data/revision/", says=json.dumps(said).encode())
+    with pytest.raises(ValueError, match=r"org/data at \w+, row 1: .*`sha`: '\.\./.* is no commit"):
+        read_published(ROW, at_commit=True)
+    assert (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("asked", ["card", "revision"])
+def test_a_commit_is_the_one_that_was_asked_for(tmp_path, read_published, asked):
+    if asked == "card":
+        read_published.server.add("datasets/org/data", "other", {"README.md": README, "a.jsonl": b'{"text": "b"}\n'})
+        commit = read_published.server.repos["datasets/org/data"].branches["other"]
+        read_published.server.fault(r"/resolve/.*README\.md", times=2, raw=told(tmp_path, X_Repo_Commit=commit))
+        files = {"README.md": README} | ROW
+    else:
+        commit = read_published.server.add("datasets/org/data", "other", {"a.jsonl": b'{"text": "b"}\n'})
+        said = {"id": "org/data", "sha": commit, "siblings": []}
+        read_published.server.fault(r"/api/datasets/org/data/revision/", says=json.dumps(said).encode())
+        files = ROW
+    with pytest.raises(ValueError, match=f"row 1: the hub gives it at {commit} instead"):
+        read_published(files, at_commit=True)
+
+
+@pytest.mark.parametrize("where", ["next page", "Xet's refresh", "Xet's link"])
+def test_a_token_is_sent_to_the_hub_alone(tmp_path, read_published, monkeypatch, where):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server = read_published.server
+    with Hub(tmp_path / "other") as other:
+        if where == "next page":
+            listed = json.dumps([{"type": "file", "oid": "0" * 40, "size": 14, "path": "a.jsonl"}])
+            link = f'Link: <{other.endpoint}/api/x>; rel="next"\r\nContent-Length: {len(listed)}'
+            server.fault("/tree/", times=9, raw=f"HTTP/1.1 200 OK\r\n{link}\r\n\r\n{listed}".encode())
+            with pytest.raises(ValueError, match="row 1"):  # for there is no such page
+                read_published(ROW)
+        else:
+            to = {"X_Xet_Refresh_Route": f"{other.endpoint}/x"}
+            if where == "Xet's link":
+                to = {"Link": f'<{other.endpoint}/x>; rel="xet-auth"'}
+            commit = server.add("datasets/org/data", "main", {"README.md": README} | ROW)
+            answer = told(tmp_path, X_Xet_Hash="a" * 64, X_Repo_Commit=commit, **to)
+            server.fault(r"/resolve/.*README\.md", times=2, raw=answer)
+            assert read_published({"README.md": README} | ROW, at_commit=True) == [("a", "org/data:1")]
+        assert any(token for *_, token in server.requests), "the hub itself gets it"
+        assert bool(other.requests) == (where == "next page")
+        assert not any(token for *_, token in other.requests)
 
 
 @pytest.mark.parametrize("place", ["{}/x.jsonl", "zip://*.jsonl::{}/x.zip", "simplecache::{}/x.jsonl"])

@@ -168,6 +168,35 @@ def test_a_group_of_the_harness_is_one_score_over_all_its_documents(root, tmp_pa
         run(root, tmp_path, suite="own")
 
 
+def without(row, name):
+    return {key: value for key, value in row.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda row: row | {"answerKey": "Z"}, "ValueError: 'Z' is not in list"),
+        (lambda row: row | {"choices": {"label": ["A"], "text": ["a", "b"]}, "answerKey": "B"}, "ValueError: 'B' is"),
+        (lambda row: row | {"choices": {"label": [], "text": []}}, "ValueError: 'A' is not in list"),
+        (lambda row: without(row, "choices"), "UndefinedError: 'choices' is undefined"),
+        (lambda row: without(row, "question"), ""),
+    ],
+)
+def test_a_task_that_cannot_be_made_of_a_hubs_data_makes_a_refused_result(root, tmp_path, wrong, reason):
+    write_suite(root, "hub", ["docstrings-choice", "arc_easy"])
+    tasks = suites.load_tasks(suites.load_suite(root / "suites/suite-hub.yaml"), root / "suites")
+    rows = [wrong(benchmark_rows.arc(number)) for number in range(6)]
+    for path in suites.document_files({"arc_easy": tasks["arc_easy"]}, root):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(rows).write_parquet(path)
+    results = run(root, tmp_path, suite="hub")
+    assert results["status"] == "refused"
+    said = "task arc_easy fails on its data (datasets/allenai--ai2_arc/ARC-Easy/test/0000.parquet, "
+    assert results["reason"].startswith(said)
+    assert reason in results["reason"]
+    assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
+
+
 def test_a_refused_cell_is_passed_on(root, tmp_path):
     manifests.write(tmp_path / "manifest.json", {"kind": "quantized", "status": "refused", "reason": "no such bits"})
     results = run(root, tmp_path, manifest=tmp_path / "manifest.json", model=tmp_path / "nowhere")

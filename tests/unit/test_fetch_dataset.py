@@ -90,6 +90,39 @@ def test_the_lock_is_followed_and_nothing_else_is_asked(server, take, tmp_path):
     assert locks.of_dataset(tmp_path, "org--other", "a/test/0000.parquet") is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "held", "repo"),
+    [
+        ("a/test/0000.parquet", "b/train/0000.parquet", REPO),
+        ("a/test/0000.parquet", "b/test/0000.parquet", REPO),
+        ("default/test/0000.parquet", "a/train/0000.parquet", REPO),
+        ("a/test/0000.parquet", None, REPO),
+        ("a/test/0000.parquet", "a/test/0000.parquet", "org/other"),
+    ],
+)
+def test_a_lock_that_was_edited_gives_no_other_file(tmp_path, asked, held, repo):
+    entry = {"bytes": 1, "blob": "0" * 40} | ({"name": held} if held else {})
+    lock = {"revisions": {locks.CONVERTED: {"repo": repo, "commit": "0" * 40, "files": {asked: entry}}}}
+    path = locks.write(tmp_path, "org--data", lock)
+    said = f"{path} has {held or 'nothing'} of {repo} as {asked} of {REPO}; mend it, or delete it and run"
+    with pytest.raises(ValueError, match=said):
+        locks.of_dataset(tmp_path, "org--data", asked)
+
+
+@pytest.mark.parametrize("held", ["default", "plain_text"])
+def test_a_lock_has_the_only_configuration_as_the_default(tmp_path, held):
+    files = {"default/test/0000.parquet": {"bytes": 1, "blob": "0" * 40, "name": f"{held}/test/0000.parquet"}}
+    lock = {"revisions": {locks.CONVERTED: {"repo": REPO, "commit": "0" * 40, "files": files}}}
+    locks.write(tmp_path, "org--data", lock)
+    assert locks.of_dataset(tmp_path, "org--data", "default/test/0000.parquet")["files"] == files
+
+
+def test_a_commit_without_a_lock_of_the_file_is_that_commit(server, take):
+    server.fault("/api/", says=b'{"sha": "%s", "siblings": []}' % (b"1" * 40))
+    with pytest.raises(client.Unavailable, match=f"{REPO} at revision 0+: the hub says that it is 1+; is HF_ENDPOINT"):
+        take("a/test/0000.parquet", {"repo": REPO, "commit": "0" * 40, "files": {}})
+
+
 def keep_named(files, where):
     return {name: files[name] | {"name": name} for name in ("a/test/0000.parquet",)}
 
@@ -179,6 +212,39 @@ def test_a_small_file_of_many_rows_is_refused(server, take, monkeypatch, rows, t
     assert len(content) < 100_000
     server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
     with pytest.raises(client.Unavailable, match=f"{REPO} at .*: a/test/0000.parquet cannot be read: {message}; take"):
+        take("a/test/0000.parquet")
+
+
+LONG = "a" * 101
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ([LONG], pyarrow.string()),
+        ([LONG], pyarrow.large_string()),
+        ([LONG], pyarrow.string_view()),
+        ([LONG.encode()], pyarrow.binary()),
+        ([LONG.encode()], pyarrow.binary(101)),
+        ([LONG], pyarrow.dictionary(pyarrow.int32(), pyarrow.string())),
+        ([["a", LONG]], pyarrow.list_(pyarrow.string())),
+        ([["a", LONG]], pyarrow.large_list(pyarrow.string())),
+        ([["a", LONG]], pyarrow.list_(pyarrow.string(), 2)),
+        (
+            [[{"a": "a", "b": [LONG]}]],
+            pyarrow.list_(pyarrow.struct({"a": "string", "b": pyarrow.list_(pyarrow.string())})),
+        ),
+        (["\u1234" * 34], pyarrow.string()),
+    ],
+    ids=str,
+)
+def test_a_long_text_is_refused(server, take, monkeypatch, column, kind):
+    """A tokenizer may end the process that gives it one."""
+    monkeypatch.setattr(stage, "LONGEST", 100)
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"number": [1], "a": pyarrow.array(column, kind)}), file)
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": file.getvalue()})
+    with pytest.raises(client.Unavailable, match=r"cannot be read: it has a text of 10[12] bytes, and 100 at most are"):
         take("a/test/0000.parquet")
 
 

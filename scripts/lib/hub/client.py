@@ -65,9 +65,12 @@ def branches_and_tags(repo: str) -> list[str]:
 
 
 def ask_revision(repo: str, revision: str, kind: str, schema: dict, **asked) -> dict:
-    """What a hub says of a revision."""
-    path = f"{kind}s/{repo}/revision/{quote(revision, safe='')}"
-    return ask(repo, path, f"{repo} at revision {revision}", schema, **asked)
+    """What a hub says of a revision; of a commit, that it is this one."""
+    path, what = f"{kind}s/{repo}/revision/{quote(revision, safe='')}", f"{repo} at revision {revision}"
+    found = ask(repo, path, what, schema, **asked)
+    if locks.COMMIT.fullmatch(revision) and found["sha"] != revision:
+        raise Unavailable(f"{what}: the hub says that it is {found['sha']}; is HF_ENDPOINT right? else try again later")
+    return found
 
 
 def ask(repo: str, path: str, what: str, schema: dict, **asked) -> dict:

@@ -67,8 +67,18 @@ def holding(commit: str, folder: Path | str = "config") -> str:
 
 
 def of_dataset(folder: Path | str, name: str, file: str) -> dict | None:
-    """What a lock has of one file of a data set: repo, commit, and in `files` its entry if there is one; or None."""
+    """What a lock has of one file of a data set: repo, commit, and in `files` its entry if there is one; or None.
+
+    Raises:
+        ValueError: as of `read`; or it has another repository, or another file under this one's name.
+    """
     known = read(folder, name)["revisions"].get(CONVERTED)
+    if known:
+        held = known["files"].get(file, {}).get("name", "")
+        same = file.split("/")[1:] == held.split("/")[1:] if file.startswith("default/") else file == held
+        if known["repo"].replace("/", "--") != name or (file in known["files"] and not same):
+            holds = f"{held or 'nothing'} of {known['repo']} as {file} of {name.replace('--', '/', 1)}"
+            raise ValueError(f"{path_of(folder, name)} has {holds}; mend it, or delete it and run `make resolve`")
     return known and {**known, "files": {path: entry for path, entry in known["files"].items() if path == file}}
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from threading import Thread
 from time import sleep
 
 import httpx
-from huggingface_hub import set_client_factory
+from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
 from huggingface_hub.utils._http import default_client_factory
 
+from scripts.lib.hub import answers
 from scripts.lib.runtime.untrusted import one_line
 
 # These limits are in config/README.md.
@@ -34,7 +36,9 @@ SLOWEST, WINDOW = 10_000, 120  # bytes a second, over so many seconds
 LONGEST_HEADER = 300  # letters, of those of an error
 MOST_REDIRECTS = 5
 LONGEST_ASIDE = 2**16  # bytes that are read of the content of a redirect or an error
-OWN = "patiently"  # marks requests whose waits are bounded there
+OWN = "patiently"  # marks requests whose waits are bounded there, and whose answers are checked in `client`
+OF_REVISION = "revision"  # marks requests of what a revision is, wherever they are redirected to
+TAG = re.compile(r'(W/)?"[A-Za-z0-9_-]{1,128}"')  # an ETag that is no path
 
 
 class Unavailable(Exception):
@@ -237,14 +241,48 @@ def bound(response: httpx.Response) -> None:
         raise Unavailable(f"{response.request.url}: the hub asks to wait for {wait:.0f} s; run again then")
 
 
+def keep_token(request: httpx.Request) -> None:
+    """Send the token to nobody but the hub: its answers may name other hosts, of further pages or of files."""
+    hub = httpx.URL(constants.ENDPOINT)
+    if (request.url.scheme, request.url.host, request.url.port) != (hub.scheme, hub.host, hub.port):
+        request.headers.pop("Authorization", None)
+
+
+def mark(request: httpx.Request) -> None:
+    """Mark a request, and with it those that it is redirected to, if it asks what a revision is."""
+    request.extensions.setdefault(OF_REVISION, "/revision/" in request.url.path)
+
+
+def require_names(response: httpx.Response) -> None:
+    """Check what huggingface_hub and `datasets` make paths of in their caches: a file's commit and ETag, a revision.
+
+    Raises:
+        Unavailable: it is none, and would lead elsewhere.
+    """
+    said, asked = response.headers, response.request
+    commit, tag = said.get("X-Repo-Commit"), said.get("X-Linked-Etag") or said.get("ETag")
+    if commit is not None and not re.match(answers.COMMIT, commit):
+        raise Unavailable(f"{asked.url}: the hub says X-Repo-Commit {commit!r}, which is no commit; is it a hub?")
+    if commit is not None and tag and not response.is_error and not TAG.fullmatch(tag):
+        raise Unavailable(f"{asked.url}: the hub says ETag {tag!r}, which is none that a hub gives; is it a hub?")
+    if asked.extensions.get(OF_REVISION) and not asked.extensions.get(OWN) and response.is_success:
+        try:
+            answers.read(response.read(), answers.COMMIT_OF_REVISION)
+        except ValueError as error:
+            raise Unavailable(f"{asked.url}: the hub's answer is none that a hub gives ({error})") from error
+
+
 def bounded_client() -> httpx.Client:
     """The client of huggingface_hub, by which `datasets` reads too, within the limits of this file."""
     found = default_client_factory()
     found.timeout, found.max_redirects = TIMEOUT, MOST_REDIRECTS
-    found.event_hooks["response"].append(bound)
+    found.event_hooks["request"] += [keep_token, mark]
+    found.event_hooks["response"] += [bound, require_names]
     found._transport = Prompt(found._transport)  # a transport given to httpx would lose what it knows of proxies
     found._mounts = {where: way and Prompt(way) for where, way in found._mounts.items()}
     return found
 
 
 set_client_factory(bounded_client)
+# Xet takes hosts and names of cached files from headers, and speaks past this client.
+constants.HF_HUB_DISABLE_XET = True

@@ -29,15 +29,16 @@ def is_shortage(error: BaseException) -> bool:
 
 
 @contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Turn what is raised on a model into a refused cell with its kind and message; the log has the whole of it.
+def refusing(what: str, on: str = "this model") -> Iterator[None]:
+    """Turn what is raised on a model, or on others' data, into a refused cell; the log has the whole of it.
 
     Args:
-        what: the library that runs the model.
+        what: the library that runs the model, or the task that the data are for.
+        on: what it may fail on.
 
     Raises:
-        Refused: it fails on the model. Failures of the machine (memory, disk) pass through: they fail the job, which is
-            tried again.
+        Refused: it fails; with kind and message. Failures of the machine (memory, disk) pass through: they fail the
+            job, which is tried again.
     """
     try:
         yield
@@ -46,8 +47,8 @@ def refusing(what: str) -> Iterator[None]:
     except Exception as error:
         if is_shortage(error):
             raise
-        logging.getLogger(__name__).exception("%s fails on this model", what)
-        raise Refused(f"{what} fails on this model: {kind_and_message(error)}") from error
+        logging.getLogger(__name__).exception("%s fails on %s", what, on)
+        raise Refused(f"{what} fails on {on}: {kind_and_message(error)}") from error
 
 
 def kind_and_message(error: Exception) -> str:
