@@ -5,9 +5,11 @@ Real models of two classes, served by the local hub whole, then with one thing w
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import struct
 import zipfile
 from functools import partial
@@ -341,12 +343,42 @@ def test_settings_of_generated_text_are_left_out(take, files, tmp_path):
     assert (tmp_path / "model/generation_config.json").read_bytes() == files["generation_config.json"]
 
 
+HRM = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+PEGASUS = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+ENDLESS = {
+    "hrm_text": (HRM, {"L_cycles": 10**9}),
+    "bloom": ({"n_layer": 1, "n_head": 2}, {"slow_but_exact": True, "pretraining_tp": 10**9}),
+    "pegasus": (PEGASUS, {"max_position_embeddings": 10**8}),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_config_that_makes_its_model_take_forever_is_refused(take, tmp_path, monkeypatch, kind):
+    shape, change = ENDLESS[kind]
+    files = made(tmp_path / "hub/made", kind, **shape)
+    config = {"config.json": edited(files["config.json"], **change)}
+    monkeypatch.setattr(loadable, "SECONDS", 2)
+    monkeypatch.setattr("scripts.lib.runtime.confined.WAITED", 200)  # on a machine with much other work
+    require_refused(take(files | config), tmp_path / "model", r"does not load: it takes more than (2 s|4\.3 GB)")
+
+
+@one_class
+@pytest.mark.parametrize(
+    ("fall", "message"),
+    [
+        (lambda folder: torch.ones(10**9).fill_(2), r"it takes more than 0\.1 GB \(to make the model|alloc_cpu"),
+        (lambda folder: os.abort(), r"its process fell \(status -6\) \(to make the model"),
+    ],
+)
+def test_what_ends_the_process_of_a_judgement_refuses_the_checkpoint(take, files, tmp_path, monkeypatch, fall, message):
+    monkeypatch.setattr(loadable, "MEMORY", 10**8)
+    monkeypatch.setattr(loadable, "load_empty", fall)
+    require_refused(take(files), tmp_path / "model", message)
+
+
 @one_class
 def test_too_little_memory_is_no_reason_to_refuse(take, files, monkeypatch):
-    def fail(folder):
-        raise MemoryError
-
-    monkeypatch.setattr(loadable, "load_empty", fail)
+    monkeypatch.setattr(loadable, "load_empty", lambda folder: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(MemoryError):
         take(files)
 
@@ -632,3 +664,18 @@ def test_a_users_tokenizer_that_takes_too_much_refuses_its_checkpoint(tiny_model
     manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
     assert manifest["status"] == "refused"
     assert re.search(r"it takes more than 0\.1 GB .*\(to load tokenizer", manifest["reason"])
+
+
+@one_class
+def test_a_users_tokenizer_is_tried_out_before_anything_else_reads_it(tiny_model, tmp_path):
+    """A prefix that is longer than any word: the library's Rust code panics, with what is no `Exception`."""
+    shutil.copytree(tiny_model, tmp_path / "own")
+    content = json.loads((tmp_path / "own/tokenizer.json").read_text())
+    panics = {"continuing_subword_prefix": "######", "end_of_word_suffix": None, "fuse_unk": False}
+    words = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}
+    content["model"] = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False} | panics
+    content["model"] |= {"vocab": words, "merges": [["a", "b"]]}
+    (tmp_path / "own/tokenizer.json").write_text(json.dumps(content))
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    assert re.search(r"PanicException.*\(to load tokenizer\.json", manifest["reason"]), manifest["reason"]
