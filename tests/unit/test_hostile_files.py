@@ -12,6 +12,7 @@ import shutil
 import signal
 import struct
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -533,6 +534,31 @@ def half_hidden(content: bytes) -> bytes:
     return content[: end + 20] + b"\4\0PK\5\6"
 
 
+def two_faced(shown: bytes, hidden: bytes) -> bytes:
+    """A zip file with two lists of records: Python takes the last one, torch the one at the place that is stated."""
+
+    def records(pickled: bytes, pad: bytes) -> list[tuple[bytes, bytes]]:
+        return [(b"a/data.pkl", pickled), (b"a/version", b"3\n"), (b"a/byteorder", b"little"), (b"a/pad", pad)]
+
+    def written(parts: list[tuple[bytes, bytes]], begin: int, shift: int = 0) -> tuple[bytes, bytes]:
+        """The records, which begin at some byte of the file, and their list."""
+        content, listed = b"", b""
+        for name, data in parts:
+            about = struct.pack("<4H3L2H", 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+            place = struct.pack("<3H2L", 0, 0, 0, 0, begin + len(content) - shift)
+            listed += b"PK\1\2" + struct.pack("<2H", 20, 20) + about + place + name
+            content += b"PK\3\4" + struct.pack("<H", 20) + about + name + data
+        return content, listed
+
+    content, listed = written(records(hidden, bytes(4000)), 0)
+    first = len(content)
+    others, _ = written(records(shown, b""), first + len(listed))
+    moved = len(listed) + len(others)  # Python takes the stated places for wrong by so much
+    others, last = written(records(shown, b""), first + len(listed), moved)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 4, 4, len(last), first, 0)
+    return content + listed + others + last + end
+
+
 def lying_dictionary() -> bytes:
     """Weights in a dictionary whose method `items` is a number."""
     content = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb."
@@ -570,6 +596,7 @@ ROW = torch.zeros(100_000)
         (pickled({"a": torch.empty(10**9, device="meta")}), "holds more .* asks for torch._utils._rebuild_meta_tensor"),
         (pickled({"a": Large()}), r"holds more than weights .*: it asks for (__builtin__|builtins)\.bytearray"),
         (pickled({"a": Large()}, _use_new_zipfile_serialization=False), r"holds more than weights .*\.bytearray"),
+        (two_faced(b"\x80\x02}.", pickle.dumps({"a": Large()}, 2)), r"holds more than weights .*\.bytearray"),
         (half_hidden(pickled({"a": Large()})), "is damaged or cut off, or a zip file to some readers only"),
         (compressed(pickled({"a": ROW})), r"is compressed, or has a pickle of more than \d+ bytes: not opened"),
         (
@@ -589,7 +616,7 @@ ROW = torch.zeros(100_000)
     ],
     ids=str.split(
         "expanded vast overlapping repeated code bare-code nested list sparse empty "
-        "large old-large half-hidden compressed long old-long cut short old-cut html none "
+        "large old-large two-faced half-hidden compressed long old-long cut short old-cut html none "
         "lying-dictionary lying-tensor complex surrogate"
     ),
 )
