@@ -29,6 +29,7 @@ from scripts.lib.runtime.untrusted import inside, one_line, read_json
 from scripts.publish import describe, refuse
 
 LARGEST_PICKLE = 2**23  # bytes, without the numbers of the tensors: some 20,000 tensors
+PICKLE = "data.pkl"  # torch's name for that of a zip file
 OLD_PICKLES = 5  # torch's old format begins with: magic number, version, system, tensors, names of what is stored
 CALLS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4")
 TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state")
@@ -209,20 +210,24 @@ def require_weights_only(path: Path) -> None:
 def pickles_in(path: Path) -> Iterator[io.BytesIO]:
     """The pickles of a file that torch saved: one in a zip file, several at the beginning of one in the old format.
 
+    They are read as torch reads them: of two lists of records in a zip file, Python and torch may choose another one.
+
     Raises:
         Excess: the zip file is compressed, or its pickle larger than `LARGEST_PICKLE`.
+        Exception: of torch, where it is damaged or has no pickle.
     """
     with open(path, "rb") as file:
         begins_as_zip = file.read(4) == b"PK\3\4"  # by which torch tells them
     if begins_as_zip != is_zipfile(path):
         raise Excess(f"{path} is damaged or cut off, or a zip file to some readers only, and cannot be read as weights")
     if begins_as_zip:
+        reader = torch._C.PyTorchFileReader(str(path))
+        sizes = {name: reader.get_record_size(name) for name in reader.get_all_records()}
         with ZipFile(path) as opened:
-            records = opened.infolist()
-            (found,) = [record for record in records if record.filename.endswith("/data.pkl")]
-            if any(record.compress_type != ZIP_STORED for record in records) or found.file_size > LARGEST_PICKLE:
-                raise Excess(f"{path} is compressed, or has a pickle of more than {LARGEST_PICKLE} bytes: not opened")
-            yield io.BytesIO(opened.read(found))
+            packed = any(record.compress_type != ZIP_STORED for record in opened.infolist())
+        if packed or sum(sizes.values()) > path.stat().st_size or sizes[PICKLE] > LARGEST_PICKLE:
+            raise Excess(f"{path} is compressed, or has a pickle of more than {LARGEST_PICKLE} bytes: not opened")
+        yield io.BytesIO(reader.get_record(PICKLE))
         return
     with open(path, "rb") as file:
         beginning = io.BytesIO(file.read(LARGEST_PICKLE))

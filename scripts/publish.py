@@ -54,8 +54,8 @@ def publish_own(source: Path, out: Path, identity: dict) -> dict:
 
     try:
         manifest = publish(source, out, identity)
-        require_loadable(out)
         try_out(out)
+        require_loadable(out)
     except ValueError as error:
         reason = one_line(str(error).replace(str(out), str(source)))
         return refuse(out, identity, f"{reason} (mend the folder, or take it out of the trajectory)")

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import time
 
 import numpy as np
@@ -38,6 +39,11 @@ def forever():
 def test_how_a_call_fails_is_one_line(call, message):
     with pytest.raises(ValueError, match=message):
         confined(call, 10**7, 1)
+
+
+def test_a_child_that_linux_kills_is_no_failure_of_the_call():
+    with pytest.raises(MemoryError, match="the machine has too little memory"):
+        confined(lambda: os.kill(os.getpid(), signal.SIGKILL), 10**7, 1)
 
 
 def test_a_call_that_sleeps_ends(monkeypatch):

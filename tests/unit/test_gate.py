@@ -1,12 +1,16 @@
 """gate: what is saved or reloads wrongly, provoked on purpose, is caught each time with a reason."""
 
 import dataclasses
+import resource
+import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform import QuIPModifier
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -28,6 +32,7 @@ from scripts.lib.runtime.shortages import Refused, refusing
 from scripts.quantizers import load_quantizer
 from scripts.quantizers.llmcompressor import integer_scheme, run
 from scripts.quantizers.rtn import round_to_nearest
+from scripts.quantizers.tools import run_program
 from tests.unit.test_quantize import CALIBRATION, PROBE, RTN, recipe
 
 
@@ -237,13 +242,60 @@ def test_files_larger_than_their_grid_are_caught():
         check_size("layer", 28.1, 10**6, Grid(3, 16, True))
 
 
-def test_failures_of_the_machine_are_not_refusals():
-    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), OSError(28, "No space left on device")):
+def raised(call):
+    """What a call raises."""
+    with pytest.raises(Exception) as caught:
+        call()
+    return caught.value
+
+
+def beyond_a_limit(write):
+    """What writing a file raises that is larger than this process may write, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        return raised(write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_failures_of_the_machine_are_not_refusals(tmp_path):
+    failures = [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(28, "No space left on device"),
+        Exception("No space left on device (os error 28)"),  # of tokenizers
+        raised(lambda: torch.empty(2**55)),
+        beyond_a_limit(lambda: save_file({"a": torch.ones(9999)}, tmp_path / "a")),
+    ]
+    for error in failures:
         with pytest.raises(type(error)), refusing("library"):
             raise error
-    for error in (ValueError("no"), KeyError("k_proj"), AssertionError()):
+
+
+@pytest.mark.parametrize("words", ["out of memory", "no space left", "CUDA error: x", "No space left on device"])
+def test_words_of_a_stranger_are_no_failure_of_the_machine(words, tmp_path):
+    save_file({words: torch.ones(2)}, tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        of_tensors = raised(lambda: file.get_tensor(f"not {words}"))
+    of_a_layer = raised(lambda: torch.nn.Linear(2, 2).load_state_dict({words: torch.ones(2)}))
+    of_a_file = raised(lambda: (tmp_path / words / "x" / ("y" * 300)).write_text(""))
+    of_a_path = OSError(36, "File name too long", words)
+    known = (ValueError(words), KeyError(words), AssertionError(words), Exception(f"unknown {words} (os error 28)"))
+    for error in (*known, of_tensors, of_a_layer, of_a_file, of_a_path):
         with pytest.raises(Refused, match="library fails"), refusing("library"):
             raise error
+
+
+def test_a_program_that_finds_the_disk_full_fails_the_job():
+    with pytest.raises(OSError, match="tool found the disk full"):
+        run_program([sys.executable, "-c", "raise OSError(28, 'No space left on device')"], "tool")
+    with pytest.raises(Refused), refusing("tool"):
+        run_program([sys.executable, "-c", "raise ValueError('OSError: [Errno 28] No space left on device')"], "tool")
 
 
 def test_reordered_columns_are_grouped_by_their_index():

@@ -5,11 +5,14 @@ Real models of two classes, served by the local hub whole, then with one thing w
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import struct
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -197,6 +200,7 @@ def with_shape(tensors: dict) -> dict:
         (lambda tensors: without_first(tensors), r"does not load: missing: \w+"),
         (lambda tensors: tensors | {"extra.weight": torch.ones(2)}, "does not load: unexpected: extra.weight"),
         (with_shape, r"does not load: mismatched: \S+ is \[3, 5\], not \[\d+"),
+        (lambda tensors: tensors | {"no space left": torch.ones(2)}, "does not load: unexpected: no space left"),
         (lambda tensors: {}, "does not load: missing: .* and 1[0-9] more|does not load: missing: .* and 2[0-9] more"),
         (lambda tensors: tensors | {"a\n\x1b[2J<img src=x>": torch.ones(2)}, r"unexpected: a  \[2J<img"),
     ],
@@ -242,6 +246,7 @@ def test_a_tensor_in_two_files_is_refused(take, files, tmp_path):
         ({"vocab_size": 10**12}, "does not load: mismatched"),
         ({"vocab_size": 10**19}, r"transformers makes no model of its config\.json \(TypeError"),
         ({"num_attention_heads": 0}, r"no model of its config\.json \(ZeroDivisionError"),
+        ({"hidden_act": "out of memory"}, r"no model of its config\.json \(KeyError: 'out of memory'"),
         ({"hidden_size": "many"}, r"no model of its config\.json"),
         ({"transformers_weights": "../other.safetensors"}, "`transformers_weights` chooses other weight files"),
         ({"quantization_config": {"quant_method": "awq"}}, "has a `quantization_config`: it is quantized already"),
@@ -339,12 +344,42 @@ def test_settings_of_generated_text_are_left_out(take, files, tmp_path):
     assert (tmp_path / "model/generation_config.json").read_bytes() == files["generation_config.json"]
 
 
+HRM = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+PEGASUS = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+ENDLESS = {
+    "hrm_text": (HRM, {"L_cycles": 10**9}),
+    "bloom": ({"n_layer": 1, "n_head": 2}, {"slow_but_exact": True, "pretraining_tp": 10**9}),
+    "pegasus": (PEGASUS, {"max_position_embeddings": 10**8}),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_config_that_makes_its_model_take_forever_is_refused(take, tmp_path, monkeypatch, kind):
+    shape, change = ENDLESS[kind]
+    files = made(tmp_path / "hub/made", kind, **shape)
+    config = {"config.json": edited(files["config.json"], **change)}
+    monkeypatch.setattr(loadable, "SECONDS", 2)
+    monkeypatch.setattr("scripts.lib.runtime.confined.WAITED", 200)  # on a machine with much other work
+    require_refused(take(files | config), tmp_path / "model", r"does not load: it takes more than (2 s|4\.3 GB)")
+
+
+@one_class
+@pytest.mark.parametrize(
+    ("fall", "message"),
+    [
+        (lambda folder: torch.ones(10**9).fill_(2), r"it takes more than 0\.1 GB \(to make the model|alloc_cpu"),
+        (lambda folder: os.abort(), r"its process fell \(status -6\) \(to make the model"),
+    ],
+)
+def test_what_ends_the_process_of_a_judgement_refuses_the_checkpoint(take, files, tmp_path, monkeypatch, fall, message):
+    monkeypatch.setattr(loadable, "MEMORY", 10**8)
+    monkeypatch.setattr(loadable, "load_empty", fall)
+    require_refused(take(files), tmp_path / "model", message)
+
+
 @one_class
 def test_too_little_memory_is_no_reason_to_refuse(take, files, monkeypatch):
-    def fail(folder):
-        raise MemoryError
-
-    monkeypatch.setattr(loadable, "load_empty", fail)
+    monkeypatch.setattr(loadable, "load_empty", lambda folder: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(MemoryError):
         take(files)
 
@@ -499,6 +534,31 @@ def half_hidden(content: bytes) -> bytes:
     return content[: end + 20] + b"\4\0PK\5\6"
 
 
+def two_faced(shown: bytes, hidden: bytes) -> bytes:
+    """A zip file with two lists of records: Python takes the last one, torch the one at the place that is stated."""
+
+    def records(pickled: bytes, pad: bytes) -> list[tuple[bytes, bytes]]:
+        return [(b"a/data.pkl", pickled), (b"a/version", b"3\n"), (b"a/byteorder", b"little"), (b"a/pad", pad)]
+
+    def written(parts: list[tuple[bytes, bytes]], begin: int, shift: int = 0) -> tuple[bytes, bytes]:
+        """The records, which begin at some byte of the file, and their list."""
+        content, listed = b"", b""
+        for name, data in parts:
+            about = struct.pack("<4H3L2H", 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+            place = struct.pack("<3H2L", 0, 0, 0, 0, begin + len(content) - shift)
+            listed += b"PK\1\2" + struct.pack("<2H", 20, 20) + about + place + name
+            content += b"PK\3\4" + struct.pack("<H", 20) + about + name + data
+        return content, listed
+
+    content, listed = written(records(hidden, bytes(4000)), 0)
+    first = len(content)
+    others, _ = written(records(shown, b""), first + len(listed))
+    moved = len(listed) + len(others)  # Python takes the stated places for wrong by so much
+    others, last = written(records(shown, b""), first + len(listed), moved)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 4, 4, len(last), first, 0)
+    return content + listed + others + last + end
+
+
 def lying_dictionary() -> bytes:
     """Weights in a dictionary whose method `items` is a number."""
     content = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb."
@@ -536,6 +596,7 @@ ROW = torch.zeros(100_000)
         (pickled({"a": torch.empty(10**9, device="meta")}), "holds more .* asks for torch._utils._rebuild_meta_tensor"),
         (pickled({"a": Large()}), r"holds more than weights .*: it asks for (__builtin__|builtins)\.bytearray"),
         (pickled({"a": Large()}, _use_new_zipfile_serialization=False), r"holds more than weights .*\.bytearray"),
+        (two_faced(b"\x80\x02}.", pickle.dumps({"a": Large()}, 2)), r"holds more than weights .*\.bytearray"),
         (half_hidden(pickled({"a": Large()})), "is damaged or cut off, or a zip file to some readers only"),
         (compressed(pickled({"a": ROW})), r"is compressed, or has a pickle of more than \d+ bytes: not opened"),
         (
@@ -555,7 +616,7 @@ ROW = torch.zeros(100_000)
     ],
     ids=str.split(
         "expanded vast overlapping repeated code bare-code nested list sparse empty "
-        "large old-large half-hidden compressed long old-long cut short old-cut html none "
+        "large old-large two-faced half-hidden compressed long old-long cut short old-cut html none "
         "lying-dictionary lying-tensor complex surrogate"
     ),
 )
@@ -630,3 +691,18 @@ def test_a_users_tokenizer_that_takes_too_much_refuses_its_checkpoint(tiny_model
     manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
     assert manifest["status"] == "refused"
     assert re.search(r"it takes more than 0\.1 GB .*\(to load tokenizer", manifest["reason"])
+
+
+@one_class
+def test_a_users_tokenizer_is_tried_out_before_anything_else_reads_it(tiny_model, tmp_path):
+    """A prefix that is longer than any word: the library's Rust code panics, with what is no `Exception`."""
+    shutil.copytree(tiny_model, tmp_path / "own")
+    content = json.loads((tmp_path / "own/tokenizer.json").read_text())
+    panics = {"continuing_subword_prefix": "######", "end_of_word_suffix": None, "fuse_unk": False}
+    words = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}
+    content["model"] = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False} | panics
+    content["model"] |= {"vocab": words, "merges": [["a", "b"]]}
+    (tmp_path / "own/tokenizer.json").write_text(json.dumps(content))
+    manifest = publish_own(tmp_path / "own", tmp_path / "model", IDENTITY)
+    assert manifest["status"] == "refused"
+    assert re.search(r"PanicException.*\(to load tokenizer\.json", manifest["reason"]), manifest["reason"]

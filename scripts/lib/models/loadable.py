@@ -20,10 +20,11 @@ from transformers.utils import logging
 from scripts.lib.models import own_code
 from scripts.lib.models.folders import INDEX, validate_model_folder, weight_files
 from scripts.lib.models.loading import load_empty
-from scripts.lib.runtime.confined import more_memory
+from scripts.lib.runtime.confined import more_memory, streamed
 from scripts.lib.runtime.shortages import is_shortage
 from scripts.lib.runtime.untrusted import read_json
 
+MEMORY, SECONDS = 4 * 2**30, 100  # bytes, and time on a core, to make a model without weights and run it: some need 5 s
 MOST_COUNTED = 10_000  # blocks, experts, labels: transformers makes lists of them before it makes a model
 COUNTED = re.compile(r"(layers?|blocks?|experts?|labels?|depths?|replace|attention_types)\Z")  # ends of their keys
 MOST_BUFFERS = 2**28  # bytes beyond those of the weights: masks and tables of positions, which no file holds
@@ -38,11 +39,13 @@ NAMES_SHOWN, LONGEST_CAUSE = 3, 200  # tensors, characters
 def require_loadable(folder: Path | str) -> None:
     """Check that a model folder is whole, and that its weights are those of the model that its config.json makes.
 
-    Nothing is said of the weights of models that own code makes, for it is not run for this.
+    Nothing is said of the weights of models that own code makes, for it is not run for this. The model is made in a
+    child of this process, for what a config makes transformers do may have no end.
 
     Raises:
-        ValueError: transformers cannot make the model, or weights are missing, unexpected or of the wrong shape; the
-            message names folder and tensors.
+        ValueError: transformers cannot make the model, or takes more than `MEMORY` or `SECONDS` for it, or weights are
+            missing, unexpected or of the wrong shape; the message names folder and tensors.
+        MemoryError: the machine has too little.
     """
     folder = Path(folder)
     config = validate_model_folder(folder)
@@ -56,8 +59,18 @@ def require_loadable(folder: Path | str) -> None:
         raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
     if own_code.pinned(folder):
         return
-    if problems := _problems(folder):
+    try:
+        (problems,) = streamed(lambda: _in_child(folder), MEMORY, SECONDS)
+    except ValueError as error:
+        problems = f"{error} (to make the model of its config.json and to run it on {TRIED} tokens, without weights)"
+    if problems:
         raise ValueError(f"{folder} does not load: {problems}")
+
+
+def _in_child(folder: Path) -> Iterator[str]:
+    """`_problems`, in a process that torch's threads have not followed into."""
+    torch.set_num_threads(1)
+    yield _problems(folder)
 
 
 def _problems(folder: Path) -> str:

@@ -58,6 +58,7 @@ def streamed(make: Callable[[], Iterable], memory: int, seconds: int) -> Iterato
 
     Raises:
         ValueError: it takes more, or fails; a line.
+        MemoryError: Linux killed the child, as it does where the machine has too little memory.
     """
     context = multiprocessing.get_context("fork")  # what is imported need not be imported again
     here, there = context.Pipe(duplex=False)
@@ -83,6 +84,8 @@ def streamed(make: Callable[[], Iterable], memory: int, seconds: int) -> Iterato
         here.close()
     if said is None and child.exitcode == -signal.SIGXCPU:
         said = f"it takes more than {seconds} s"
+    elif said is None and child.exitcode == -signal.SIGKILL:
+        raise MemoryError("a process of this job was killed, as Linux does where the machine has too little memory")
     elif said is None:
         said = f"it takes more than {memory / 1e9:.1f} GB, or its process fell (status {child.exitcode})"
     if said:

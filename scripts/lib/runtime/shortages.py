@@ -1,13 +1,24 @@
 """Failures of the machine, which another attempt may not meet, apart from failures of a method on a model."""
 
+import errno
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from scripts.lib.runtime.untrusted import one_line
 
-WORDS = ("can't allocate memory", "out of memory", "no space left", "cuda error")
-OF_THE_MODEL = "device-side assert"  # on a GPU: a token that the model has no row for, or the like
+# What others' names of files can cause; other errors of files are the machine's.
+OF_NAMES = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
+# By kind of error, "module.name", how the message of its library begins; others' words stand behind that.
+OF_LIBRARIES = {
+    "torch.OutOfMemoryError": r"",
+    "torch.AcceleratorError": r"(?!.*device-side assert)",  # that is a token that the model has no row for, or the like
+    "builtins.RuntimeError": r"\[enforce fail at alloc_cpu\.c|CUDA (driver )?error: (?!device-side assert)"
+    r"|CUDA out of memory|Triton Error \[CUDA\]: out of memory|unable to mmap \d+ bytes ",
+    "safetensors._safetensors_rust.SafetensorError": r"(Error while serializing: )?I/O error: .*\(os error \d+\)\Z",
+    "builtins.Exception": r"(No space left on device|Disk quota exceeded|Cannot allocate memory) \(os error \d+\)\Z",
+}  # the last one is of tokenizers
 LONGEST_CAUSE = 300  # characters
 
 
@@ -18,14 +29,15 @@ class Refused(Exception):
 def is_shortage(error: BaseException) -> bool:
     """Whether an exception says that the machine failed: memory, disk or device; not that a model is unsuitable.
 
-    Errors of files are failures of the machine too, except that a file is not there.
+    That is told by its kind and number, and by a message only where a library wrote its beginning: names of tensors,
+    values of a config and the like, which are others' words, may say anything.
     """
     if isinstance(error, OSError):
-        return not isinstance(error, FileNotFoundError) and error.errno is not None
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return error.errno is not None and error.errno not in OF_NAMES
+    if isinstance(error, MemoryError):
         return True
-    message = str(error).lower()
-    return OF_THE_MODEL not in message and any(word in message for word in WORDS)
+    begins = OF_LIBRARIES.get(f"{type(error).__module__}.{type(error).__name__}")
+    return begins is not None and re.match(begins, str(error), re.DOTALL) is not None
 
 
 @contextmanager
