@@ -64,6 +64,7 @@ rule all_evaluated:
 
 onstart:
     refuse_what_cannot_run()
+    fix_claims()
     runs.claim("slurm" in workflow.executor_plugin.name)
     scheduler_repair.mend()
 

@@ -34,7 +34,8 @@ from scripts.lib.report.captions import caption
 checkpoints = pl.read_parquet(f"{tables}/checkpoints.parquet")
 schedules = pl.read_parquet(f"{tables}/schedules.parquet")
 measurements = first_draws(pl.read_parquet(f"{tables}/measurements.parquet"))
-contrasts = pl.read_parquet(f"{tables}/contrasts.parquet")
+comparisons = pl.read_parquet(f"{tables}/comparisons.parquet")
+verdicts = pl.read_parquet(f"{tables}/verdicts.parquet")
 methods = first_draws(pl.read_parquet(f"{tables}/methods.parquet"))
 noise = pl.read_parquet(f"{tables}/noise.parquet")
 choices = pl.read_parquet(f"{tables}/choices.parquet")
@@ -54,24 +55,20 @@ if unfinished:
 
 # %%
 corpora = findings.corpora(measurements)
-for corpus in corpora:
-    display(show.boxed(findings.finding(measurements, checkpoints, contrasts, corpus)))
-if not corpora:
-    display(show.boxed("Nothing is measured yet."))
-
-# %% [markdown]
-# In the comparisons behind it errors are relative and brackets are paired intervals. An error is called higher or lower
-# if the interval of the difference, from the same resampled documents for both cells, leaves out zero.
+for row in verdicts.filter(pl.col("primary")).iter_rows(named=True):
+    display(show.boxed(findings.sentence(row)))
+if verdicts.is_empty():
+    display(show.boxed("The study lists no claims to decide." if corpora else "Nothing is measured yet."))
 
 # %%
-show.folded(f"All {len(contrasts)} comparisons", show.compared(contrasts))
+show.folded(f"All {len(comparisons)} comparisons", show.compared(comparisons))
 
 # %% [markdown]
 # ## What to ship
 
 # %%
 for sentence in sentences(choices):
-    display(show.boxed(sentence))
+    display(show.note(sentence))
 show.note(caption(study, "choices"))
 
 # %% [markdown]

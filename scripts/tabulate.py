@@ -10,12 +10,14 @@ import polars as pl
 
 from scripts.lib.analysis import intervals, metrics
 from scripts.lib.analysis.choices import choices_table
-from scripts.lib.analysis.contrasts import contrasts_table
 from scripts.lib.analysis.costs import costs_table
-from scripts.lib.analysis.measures import Measure, paired, read_loss, read_tasks
+from scripts.lib.analysis.effects import sums_of_cells
+from scripts.lib.analysis.judging import Results, judged
+from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
 from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
+from scripts.lib.analysis.places import places
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,
@@ -31,9 +33,10 @@ from scripts.lib.analysis.tables import (
 )
 from scripts.lib.analysis.tokens_lost import Lost, estimate, history
 from scripts.lib.runtime import manifests
+from scripts.lib.study.claims import fixed
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
-LOSS = (CROSS_ENTROPY.name, None)  # the metric and the subset of which `contrasts` compares errors
+LOSS = (CROSS_ENTROPY.name, None)  # the metric and the subset that tokens lost are found by
 CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 
@@ -52,10 +55,13 @@ def tabulate(
     neighbours: Iterable[Iterable[tuple[str, str]]] = (),
     repeat: str | Path | None = None,
     no_repeat: str | None = None,
+    claims: dict[str, dict] | None = None,
+    lineage: Iterable[dict] = (),
+    record: str | Path = "",
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
-    `contrasts` compares pairs of cells of `measurements`, `choices` says what to ship; `costs` alone holds times.
+    `comparisons` and `verdicts` are those of the claims, `choices` says what to ship; `costs` alone holds times.
 
     Args:
         study: name of the study.
@@ -72,6 +78,9 @@ def tabulate(
         neighbours: groups of (trajectory, checkpoint) in a stable phase of one trajectory.
         repeat: table `measurements` of the same study computed once more; None if there is none.
         no_repeat: why there is none, where one was named.
+        claims: by name, as of `Plan.claims`; none if not given.
+        lineage: of the trajectories, as of `Plan.lineage`; claims need it.
+        record: file of what the claims said when the study began.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, two suites hold a
@@ -79,34 +88,40 @@ def tabulate(
     """
     runs = list(runs)
     families = {run["trajectory"]: {"family": run["family"]} for run in runs}
-    places = _by_cell(circumstances, CELL[:2])
+    known = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
-    points = {cell: manifest | places[cell] | families[cell[0]] for cell, manifest in points.items()}
+    points = {cell: manifest | known[cell] | families[cell[0]] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
-    methods = {cell[2]: manifest["recipe"] for cell, manifest in recipes.items()}
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
+    measures, known_runs = paired(measures, missing), runs_table(runs)
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
-    pairs, known_runs = paired(measures, missing), runs_table(runs)
-    measurements, influence = _measurements(study, pairs, points, recipes, history(good), confidence)
+    before = history(good)
+    measurements = _measurements(study, measures, points, recipes, before, confidence)
+    noise = noise_table(
+        study,
+        measurements,
+        known_runs,
+        document_errors(measures),
+        neighbours,
+        None if repeat is None else pl.read_parquet(repeat),
+        no_repeat or NO_REPEAT,
+    )
+    claims = claims or {}
+    found = places(good.iter_rows(named=True), lineage) if claims else []
+    results = _results(measures, before, recipes) if claims else None
+    comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), noise, confidence)
     return {
         "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
-        "contrasts": contrasts_table(measurements, good, methods, influence, confidence),
-        "noise": noise_table(
-            study,
-            measurements,
-            known_runs,
-            document_errors(pairs),
-            neighbours,
-            None if repeat is None else pl.read_parquet(repeat),
-            no_repeat or NO_REPEAT,
-        ),
+        "noise": noise,
+        "comparisons": comparisons,
+        "verdicts": verdicts,
         "choices": choices_table(
-            study, pairs, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
+            study, measures, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
         ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
@@ -117,6 +132,18 @@ def tabulate(
 
 def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]:
     return {tuple(item[name] for name in names): item for item in items}
+
+
+def _results(measures: list[Measure], before: dict, recipes: dict[tuple, dict]) -> Results:
+    """What claims need of all that was measured."""
+    whole = aligned([item for item in measures if item.stage == "evaluate_loss" and item.subset is None])
+    draws, losses = {}, {}
+    for (*_, method), manifest in recipes.items():
+        draws.setdefault(manifest["recipe_name"], {})[manifest["draw"]] = method
+    for item in whole:
+        if item.cell[2] == "none" and item.metric == CROSS_ENTROPY.name:
+            losses.setdefault(item.dataset, {})[item.cell[:2]] = float(item.sums.sum() / item.sizes.sum())
+    return Results(sums_of_cells(whole, before), draws, losses)
 
 
 def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
@@ -171,34 +198,25 @@ def _require_manifests(path, cell: tuple[str, str, str], points: dict, recipes: 
 
 def _measurements(
     study: str, measures: list[Measure], points: dict, recipes: dict, runs: dict, confidence: float
-) -> tuple:
-    """The table `measurements`, and documents' influence on relative errors of cross-entropy by dataset and cell."""
-    rows, influence = [], {}
+) -> pl.DataFrame:
+    rows = []
     for dataset in sorted({measure.dataset for measure in measures}):
-        part = [measure for measure in measures if measure.dataset == dataset]
-        found, influence[dataset] = _rows(part, runs, confidence)
-        rows += found
+        rows += _rows([measure for measure in measures if measure.dataset == dataset], runs, confidence)
     rows += _suite_rows(rows)
     rows = [{"study": study, **_describe(row, points, recipes)} for row in rows]
-    return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset")), influence
+    return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset"))
 
 
-def _rows(measures: list[Measure], runs: dict, confidence: float) -> tuple[list[dict], dict]:
+def _rows(measures: list[Measure], runs: dict, confidence: float) -> list[dict]:
     """Rows of `measurements` for all measures of one dataset.
 
     Args:
         measures: of the dataset.
         runs: checkpoints of the runs, as `history` gives them.
         confidence: of `tabulate`.
-
-    Returns:
-        The rows, and documents' influence values on the relative error of cross-entropy by cell, (documents,) each.
     """
-    documents = np.unique(np.concatenate([measure.documents for measure in measures]))
-    sums, sizes = np.zeros((2, len(measures), len(documents)))
-    for index, measure in enumerate(measures):
-        columns = np.searchsorted(documents, measure.documents)
-        sums[index, columns], sizes[index, columns] = measure.sums, measure.sizes
+    found = aligned(measures)
+    sums, sizes = (np.array([getattr(measure, name) for measure in found]) for name in ("sums", "sizes"))
     places = {(*m.cell, m.metric, m.subset): index for index, m in enumerate(measures)}
     if len(places) < len(measures):
         raise ValueError(f"{measures[0].dataset} is a task of two suites of this study; give one of them another name")
@@ -226,7 +244,7 @@ def _rows(measures: list[Measure], runs: dict, confidence: float) -> tuple[list[
         trained = np.array([run[cell] for cell in curve], dtype=np.float64)
         lost = estimate(sums[i], sums[list(curve.values())], sizes[i], trained, confidence)
         rows.append(_lost_row(rows[i], lost))
-    return rows, {m.cell: influence[i] for i, m in enumerate(measures) if (m.metric, m.subset) == LOSS}
+    return rows
 
 
 def _exact_bounds(measures, base, sums, sizes, confidence: float, lower: np.ndarray, upper: np.ndarray) -> None:
@@ -336,6 +354,9 @@ if __name__ == "__main__":
         snakemake.params.neighbours,
         snakemake.input.get("repeat") or None,
         snakemake.params.no_repeat,
+        snakemake.params.claims,
+        snakemake.params.lineage,
+        snakemake.params.record,
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

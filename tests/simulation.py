@@ -11,14 +11,18 @@ draw of calibration text and the scatter of its checkpoint. Sizes of noise are t
 """
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+from scipy import optimize
 
 from scripts.lib.analysis import intervals, resampling
 from scripts.lib.analysis.verdicts import (
     EQUAL,
     HIGHER,
+    POWER,
     REFUTED,
     SUPPORTED,
     Spread,
@@ -26,7 +30,6 @@ from scripts.lib.analysis.verdicts import (
     across_runs,
     judge,
     power,
-    runs_needed,
 )
 
 CONFIDENCE = 0.95
@@ -120,11 +123,12 @@ def spread(world: World) -> Spread:
     return Spread(world.run**2 + world.own**2, ((world.alike**2, world.documents / 6),))
 
 
-def verdicts(world: World, runs: int, truth: float, claim: tuple[str, float], seed: int, studies: int) -> list[Verdict]:
-    """Verdicts on a claim (direction, smallest) in so many studies."""
+def verdicts(world: World, runs: int, truth: float, claims, seed: int, studies: int) -> list[list[Verdict]]:
+    """Verdicts on each of these claims (direction, smallest) in so many studies."""
     generator = np.random.default_rng([seed, runs])
-    drawn = (study(world, runs, truth, generator) for _ in range(studies))
-    return [judge(*data.effects(), *claim, CONFIDENCE) for data in drawn]
+    drawn = (study(world, runs, truth, generator).effects() for _ in range(studies))
+    found = [[judge(*effects, *claim, CONFIDENCE) for claim in claims] for effects in drawn]
+    return [list(verdicts) for verdicts in zip(*found, strict=True)]
 
 
 def share(flags) -> float:
@@ -135,8 +139,7 @@ def share(flags) -> float:
 def on_the_line(world: World, runs: int, studies: int, seed: int = 1) -> dict[str, float]:
     """Coverage, and wrong verdicts where the true effect is exactly the smallest that matters, percent of studies."""
     truth = line(world)
-    higher = verdicts(world, runs, truth, (HIGHER, truth), seed, studies)
-    equal = verdicts(world, runs, truth, (EQUAL, truth), seed, studies)
+    higher, equal = verdicts(world, runs, truth, [(HIGHER, truth), (EQUAL, truth)], seed, studies)
     return {
         "covers": share(verdict.lower <= truth <= verdict.upper for verdict in higher),
         "higher: supported": share(verdict.verdict == SUPPORTED for verdict in higher),
@@ -154,13 +157,14 @@ def line(world: World) -> float:
 def decided(world: World, runs: int, studies: int, seed: int = 2) -> dict[str, float]:
     """Where so many runs are those that `runs_needed` asks for: promised power and the share that was decided rightly.
 
-    The true effect is the smallest one for which it asks for no more, with a line at 0; in percent.
+    The line is at 0 and the true effect where the promise for so many runs is 80 %; in percent.
     """
-    known, steps = spread(world), np.sqrt(spread(world).of_mean(runs)[0]) * np.arange(1.0, 12.0, 0.02)
-    truth = next(step for step in steps if (runs_needed(step, known, HIGHER, 0.0, CONFIDENCE) or np.inf) <= runs)
-    found = verdicts(world, runs, truth, (HIGHER, 0.0), seed, studies)
+    known = spread(world)
+    promise = partial(power, runs, spread=known, direction=HIGHER, smallest=0.0, confidence=CONFIDENCE)
+    truth = optimize.brentq(lambda effect: promise(effect) - POWER, 0, 100 * np.sqrt(known.of_mean(runs)[0]))
+    (found,) = verdicts(world, runs, truth, [(HIGHER, 0.0)], seed, studies)
     return {
-        "promised": 100 * power(runs, truth, known, HIGHER, 0.0, CONFIDENCE),
+        "promised": 100 * promise(truth),
         "supported": share(verdict.verdict == SUPPORTED for verdict in found),
     }
 
@@ -193,7 +197,7 @@ def other_intervals(world: World, runs: int, studies: int, seed: int = 3) -> dic
     return {name: share(found) for name, found in hits.items()}
 
 
-def within_runs(world: World, studies: int, seed: int = 4) -> dict[str, float]:
+def within_runs(world: World, runs: int, studies: int, seed: int = 4) -> dict[str, float]:
     """Coverage of the effect that the same run has on all documents, in percent: by jackknife and by bootstrap.
 
     With one run and no noise of runs the truth of the run is known.
@@ -201,7 +205,7 @@ def within_runs(world: World, studies: int, seed: int = 4) -> dict[str, float]:
     still = replace(world, seed=0.0, calibration=0.0, checkpoint=0.0)
     generator, truth, hits = np.random.default_rng(seed), line(world), {"jackknife": [], "bootstrap": []}
     for number in range(studies):
-        data = study(still, 1, truth, generator)
+        data = study(still, runs, truth, generator)
         found = judge(*data.effects(), HIGHER, 0.0, CONFIDENCE)
         hits["jackknife"].append(found.lower <= truth <= found.upper)
         drawn = data.effect(resampling.bootstrap_means(data.sums[0], data.sizes[0], DRAWS, number).T)
@@ -212,27 +216,26 @@ def within_runs(world: World, studies: int, seed: int = 4) -> dict[str, float]:
 
 def main(studies: int) -> None:
     """Print all tables as Markdown."""
-    resampled = max(1, studies // 4)
-    show(
-        "Verdicts, true effect on the line", studies, {(w, n): on_the_line(w, n, studies) for w in WORLDS for n in RUNS}
-    )
-    show(
-        "Power at the runs that are asked for", studies, {(w, n): decided(w, n, studies) for w in WORLDS for n in RUNS}
-    )
-    show("Other intervals", resampled, {(w, n): other_intervals(w, n, resampled) for w in WORLDS for n in RUNS})
-    show("Documents of one run", studies, {(w, 1): within_runs(w, studies) for w in WORLDS})
+    cases = [(world, runs) for world in WORLDS for runs in RUNS]
+    with ProcessPoolExecutor() as pool:
+        for title, calculate, rows, count in (
+            ("Verdicts, with the true effect on the line", on_the_line, cases, studies),
+            ("Power of the runs that are asked for", decided, cases, studies),
+            ("Other intervals of the same effects", other_intervals, cases, max(1, studies // 4)),
+            ("Documents of one run", within_runs, [(world, 1) for world in WORLDS], studies),
+        ):
+            found = pool.map(calculate, *zip(*rows, strict=True), [count] * len(rows))
+            show(f"{title}: {count} studies a row, percent of them", rows, list(found))
 
 
-def show(title: str, studies: int, rows: dict[tuple[World, int], dict[str, float]]) -> None:
+def show(title: str, rows: list[tuple[World, int]], found: list[dict[str, float]]) -> None:
     """One table, a row a world and number of runs."""
-    columns = list(next(iter(rows.values())))
-    print(f"\n## {title}\n\n{studies} studies a row, percent.\n")
-    print("| " + " | ".join(["noise", "runs", *columns]) + " |")
-    print("| " + " | ".join(["---"] * (2 + len(columns))) + " |")
-    for (world, runs), found in rows.items():
-        print(
-            "| " + " | ".join([world.name, str(runs), *(f"{value:.1f}" for value in found.values())]) + " |", flush=True
-        )
+    print(f"\n## {title}\n")
+    print("| " + " | ".join(["noise", "runs", *found[0]]) + " |")
+    print("| " + " | ".join(["---"] * (2 + len(found[0]))) + " |")
+    for (world, runs), values in zip(rows, found, strict=True):
+        print("| " + " | ".join([world.name, str(runs), *(f"{value:.1f}" for value in values.values())]) + " |")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from scripts.lib.analysis import comparisons, identifiability
+from scripts.lib.analysis.places import places
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.runtime.text import aligned
@@ -27,7 +29,7 @@ def jobs_at_once(threads: int) -> int:
 def describe(forecast: Forecast) -> str:
     """All that is known of a study's cost, for people."""
     name = forecast.plan.config["study"]["name"]
-    found = [part(forecast) for part in (_trajectories, _runs, _stages, _totals, _notes)]
+    found = [part(forecast) for part in (_trajectories, _runs, _stages, _totals, _claims, _notes)]
     lines = [line for part in found if part for line in ("", *part)]
     return "\n".join([f"study {name}, {forecast.at_once} jobs at once; nothing is started", *lines])
 
@@ -76,6 +78,20 @@ def _totals(forecast: Forecast) -> list[str]:
         hours = [_hours(forecast.unit_seconds(jobs, unit)) for jobs in (left, forecast.jobs)]
         lines.append(f"{unit}-hours: {hours[0]} to do, {hours[1]} in all")
     return [*lines, f"hours: {_hours(forecast.wall(left))} to do, with {forecast.at_once} jobs at once"]
+
+
+def _claims(forecast: Forecast) -> list[str]:
+    """For each claim the comparisons that the study will make, and those that it refuses."""
+    plan, lines = forecast.plan, []
+    found = places(plan.circumstances(), plan.lineage())
+    for name, claim in plan.claims.items():
+        selection = comparisons.select(claim["compare"], found)
+        lines += comparisons.in_full(name, selection, claim["compare"].get("equal") == "baseline")
+    factors = identifiability.varied(found) if lines else {}
+    if factors:
+        told = ", ".join(f"{name} {factor:.1f}" for name, factor in factors.items())
+        lines.append(f"varied in runs trained here, with variance inflation (1: alone; inf: never alone): {told}")
+    return lines
 
 
 def _notes(forecast: Forecast) -> list[str]:

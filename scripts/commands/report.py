@@ -47,6 +47,9 @@ def render(plan: Plan, going_on: bool) -> Path:
         plan.refused_cells(),
         plan.neighbours,
         *repeat(plan),
+        plan.claims,
+        plan.lineage(),
+        plan.paths.claims(study["name"]),
     )
     rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
     tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])

@@ -38,10 +38,14 @@ def test_influence_on_any_effect_is_that_of_leaving_documents_out():
     value, influence = intervals.jackknife(lambda means: np.log(means[1] / means[0]), sums, sizes)
     means = sums.sum(axis=1) / sizes.sum(axis=1)
     assert value == pytest.approx(np.log(means[1] / means[0]))
-    left = [np.delete(part, 3, axis=1).sum(axis=1) for part in (sums, sizes)]
-    without = np.log((left[0] / left[1])[1] / (left[0] / left[1])[0])
-    raw = influence / np.sqrt(11 / 12)
-    assert raw[3] - raw[0] == pytest.approx(value - without - raw[0] - (value - without - raw[3]))
+
+    def without(document: int) -> float:
+        total, size = (np.delete(part, document, axis=1).sum(axis=1) for part in (sums, sizes))
+        return np.log(total[1] / size[1]) - np.log(total[0] / size[0])
+
+    gone = np.array([without(document) for document in range(12)])
+    assert influence == pytest.approx(np.sqrt(11 / 12) * (gone.mean() - gone))
+    assert intervals.variance(influence) == pytest.approx(11 / 12 * ((gone - gone.mean()) ** 2).sum())
 
 
 def test_influence_of_a_difference_is_the_difference_of_influences():

@@ -1,17 +1,12 @@
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 
-from scripts.lib.analysis.contrasts import gptq_pairs, plain_partners
 from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.analysis.metrics import first_draws
 from scripts.lib.analysis.tables import RUNS, TABLES, write_csv
-from scripts.lib.report.findings import finding
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
 
@@ -79,6 +74,62 @@ def test_accuracies_have_the_drop_and_an_interval_of_the_difference(study):
     assert row["relative"] == pytest.approx((row["baseline"] - row["value"]) / (1 - row["baseline"]))
     assert row["lower"] <= row["difference"] <= row["upper"]
     assert row["n"] == 40
+
+
+def test_an_accuracy_that_no_document_changed_still_has_a_width(study):
+    cells = [(*CELL[:1], "step-1000", method) for method in ("none", CELL[2])]
+    for cell in cells:
+        write_tasks(study, cell, 0.01, 40)
+    found = [rows(tabulate(**study.arguments())["measurements"], c, metric="accuracy", dataset="own")[0] for c in cells]
+    table = tabulate(**study.arguments())["measurements"]
+    (row,) = rows(table, cells[1], metric="accuracy", dataset="continuation")
+    assert row["difference"] == 0
+    assert row["lower"] < 0 < row["upper"] == pytest.approx(-row["lower"])
+    assert found[0]["lower"] == found[0]["upper"] == 0  # the baseline itself
+    assert found[1]["lower"] < 0 < found[1]["upper"]
+
+
+def test_a_suite_has_a_mean_over_its_tasks(study):
+    cell = ("low", "step-1000", "rtn-w3-g32")
+    table = tabulate(**study.arguments())["measurements"]
+    (mean,) = rows(table, cell, metric="accuracy", dataset="own")
+    tasks = [rows(table, cell, metric="accuracy", dataset=task)[0] for task in ("continuation", "last_word")]
+    for name in ("value", "baseline", "difference"):
+        assert mean[name] == pytest.approx((tasks[0][name] + tasks[1][name]) / 2)
+    assert mean["stderr"] == pytest.approx((tasks[0]["stderr"] ** 2 + tasks[1]["stderr"] ** 2) ** 0.5 / 2)
+    widths = [task["upper"] - task["lower"] for task in tasks]
+    assert min(widths) / 2 < mean["upper"] - mean["lower"] < max(widths)
+    assert mean["lower"] < mean["difference"] < mean["upper"]
+    assert (mean["n"], mean["n_effective"], mean["bits"]) == (80, 80, 3)
+    assert not rows(table, cell, metric="accuracy_norm", dataset="own")  # one task has it
+    assert not rows(table, cell, metric="bits_per_byte", dataset="own")
+
+
+def test_a_cell_without_one_of_the_tasks_has_no_mean(study):
+    cell = ("low", "step-1000", "gptq-w3-g32")
+    path = study.root.joinpath("evaluated", *cell, "tasks-own.parquet")
+    kept = pl.read_parquet(path).filter(pl.col("task") != "last_word")
+    kept.write_parquet(path, metadata=pl.read_parquet_metadata(path))
+    table = tabulate(**study.arguments())["measurements"]
+    assert rows(table, cell, metric="accuracy", dataset="continuation")
+    assert not rows(table, cell, metric="accuracy", dataset="own")
+    assert rows(table, ("low", "step-1000", "rtn-w3-g32"), metric="accuracy", dataset="own")
+
+
+def test_a_suite_of_the_name_of_its_task_is_an_error(study):
+    for path in study.tasks:
+        metadata = pl.read_parquet_metadata(path) | {"suite": "continuation"}
+        pl.read_parquet(path).write_parquet(path, metadata=metadata)
+    with pytest.raises(ValueError, match="suite continuation has the name of a task"):
+        tabulate(**study.arguments())
+
+
+def test_the_effective_number_of_documents_is_that_of_their_sizes(study):
+    (row,) = rows(tabulate(**study.arguments())["measurements"], metric="cross_entropy")
+    frame = pl.read_parquet(study.root / "evaluated" / "/".join(CELL) / "loss-docstrings.parquet")
+    sizes = frame.group_by("document").agg(pl.col("tokens").sum())["tokens"].to_numpy().astype(float)
+    assert row["n_effective"] == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum())
+    assert 20 < row["n_effective"] < 40
 
 
 def test_identical_inputs_give_identical_bytes(study, tmp_path):
@@ -185,7 +236,7 @@ def test_methods_hold_each_recipe_once_with_the_range_of_its_weight_errors(study
     assert tables["versions"].rows() == [("GPTQModel", "7.6.0", "models"), ("torch", "2.12.0, 2.13.0", "models")]
 
 
-def test_draws_stand_beside_their_recipe_and_are_no_comparison(tmp_path):
+def test_draws_stand_beside_their_recipe(tmp_path):
     strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.015)}
     tables = tabulate(**write_study(tmp_path, two_peaks(), strengths, 40, tasks=False).arguments())
     named = tables["measurements"].select("method", "recipe", "draw").unique().sort("method")
@@ -197,7 +248,6 @@ def test_draws_stand_beside_their_recipe_and_are_no_comparison(tmp_path):
     ]
     methods = tables["methods"].select("method", "recipe", "draw")
     assert methods.rows() == named.filter(pl.col("method") != "none").rows()
-    assert set(tables["contrasts"]["method"]) == {"rtn-w3-g32", "gptq-w3-g32"}
     assert "gptq-w3-g32@2" not in first_draws(tables["measurements"])["method"]
 
 
@@ -226,52 +276,6 @@ def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):
     assert read_benchmark(path) == dict.fromkeys(("cpu_seconds", "peak_memory_bytes", "bytes_written")) | {
         "wall_seconds": 0.2
     }
-
-
-def test_contrasts_pair_cooldowns_peaks_averages_and_libraries(tmp_path):
-    study = write_study(tmp_path, two_peaks(), {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014)}, 60, tasks=False)
-    tables = tabulate(**study.arguments())
-    table = tables["contrasts"]
-    assert set(table["kind"]) == {"decay", "peak rate", "average", "gptq"}
-    (row,) = table.filter(kind="decay", trajectory="low-cooldown", method="rtn-w3-g32").to_dicts()
-    assert (row["step"], row["reference_trajectory"], row["reference_step"]) == (2400, "low", 2400)
-    assert row["difference"] == row["relative"] - row["reference_relative"]
-    assert row["difference_lower"] < row["difference"] < row["difference_upper"]
-    text = finding(tables["measurements"], tables["checkpoints"], table, "docstrings")
-    assert "higher in 2 of 2 cases than without the decay" in text
-    assert f"{100 * row['relative']:.2f}" not in text.partition("rtn-w3-g32")[0]
-
-
-def test_the_finding_says_when_an_effect_is_not_resolved_or_cannot_be_asked(tmp_path):
-    study = write_study(tmp_path, two_peaks(), {"rtn-w3-g32": (3, 0.02)}, 60, tasks=False)
-    tables = tabulate(**study.arguments())
-    names = ("measurements", "checkpoints")
-    flat = tables["contrasts"].with_columns(difference_lower=pl.lit(-1.0), difference_upper=pl.lit(1.0))
-    text = finding(*(tables[name] for name in names), flat, "docstrings")
-    assert "not resolvably higher or lower in any of 2 cases" in text
-    alone = finding(*(tables[name] for name in names), flat.clear(), "docstrings")
-    assert "No decay of the learning rate can be compared" in alone
-    nothing = tables["measurements"].filter(method="none")
-    assert "says nothing" in finding(nothing, tables["checkpoints"], flat.clear(), "docstrings")
-
-
-RECIPES = {path.stem: yaml.safe_load(path.read_text()) for path in Path("config/recipes").glob("*.yaml")}
-GPTQ_RECIPES = sorted(name for name, recipe in RECIPES.items() if recipe["algorithm"] == "gptq")
-
-
-@pytest.mark.parametrize("name", GPTQ_RECIPES)
-def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
-    """Whatever its library, order of columns and calibration; the file of the partner is found by its name here."""
-    grid = re.search(r"w\d-(?:g\d+|channel)(?:-asym)?", name)[0]
-    partner = None if "transform" in RECIPES[name] or f"rtn-{grid}" not in RECIPES else f"rtn-{grid}"
-    losses = pl.DataFrame({"trajectory": "run", "checkpoint": "step-1", "method": sorted(RECIPES)})
-    found = [other["method"] for _, row, other in gptq_pairs(losses, RECIPES) if row["method"] == name]
-    assert found == ([partner] if partner else [])
-
-
-def test_gptq_on_another_corpus_has_a_partner_and_only_gptq_has_one():
-    assert plain_partners(RECIPES)["gptq-w4-g128-c4"] == "rtn-w4-g128"
-    assert set(plain_partners(RECIPES)) <= set(GPTQ_RECIPES)
 
 
 def test_tokens_lost_and_bits_per_byte_are_measured_of_every_quantized_model(tmp_path):

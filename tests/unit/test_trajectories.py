@@ -83,8 +83,9 @@ def test_a_trained_run(trunk):
         **{"start": 20, "end": 40, "keep": [40], "restart": False},
         "parent": ("trunk", "from-0"),
     }
-    assert list(trunk.shaping)[:2] == ["model", "window"]
-    assert not trunk.shaping.keys() & {"keep", "restart", "corpus", "tokenizer"}
+    shaping = ["model", "window", "batch_size", "micro_batch_size", "optimizer", "schedule", "seed", "precision"]
+    assert list(trunk.shaping) == shaping, "what is added here trains all runs anew"
+    assert list(replace(trunk, data_seed=2).shaping) == [*shaping, "data_seed"]
     assert trunk.checkpoint_bytes(40) == (4 * trunk.model.parameters, "estimate")
     assert trunk.describe(10) == {
         **{"trajectory": "trunk", "checkpoint": "step-10", "source": "train", "step": 10, "parent": None},

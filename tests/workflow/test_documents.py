@@ -27,13 +27,14 @@ SECTIONS = {
     "study": "Studies",
     "trajectory": "Trajectories",
     "recipe": "Recipes",
+    "claim": "Claims",
     "corpus": "Corpora",
     "tokenizer": "Tokenizers",
     "suite": "Suites and tasks",
 }
 KINDS = {
     **{"trajectories": "trajectory", "recipes": "recipe", "tasks": "suite"},
-    **{"corpora": "corpus", "tokenizers": "tokenizer"},
+    **{"corpora": "corpus", "tokenizers": "tokenizer", "claims": "claim"},
 }
 
 

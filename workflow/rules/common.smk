@@ -5,20 +5,21 @@ import gc
 import os
 import re
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
-from scripts.lib.analysis import tables
+from scripts.lib.analysis import comparisons, places, tables
 from scripts.lib.cluster import disk, runs, scheduler_repair
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
-from scripts.lib.study import coordinates
+from scripts.lib.study import claims, coordinates
 from scripts.lib.study.config import require_one_study, require_study
 from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources
@@ -43,10 +44,14 @@ try:
         require_folders(PLAN)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
-for line in describe_refused(PLAN) if workflow.is_main_process else []:
-    logger.warning(line)
-if workflow.is_main_process and any(family.axes for family in PLAN.families.values()):
-    logger.info("\n".join(coordinates.describe(PLAN)))
+if workflow.is_main_process:
+    for line in describe_refused(PLAN):
+        logger.warning(line)
+    if any(family.axes for family in PLAN.families.values()):
+        logger.info("\n".join(coordinates.describe(PLAN)))
+    FOUND = places.places(PLAN.circumstances(), PLAN.lineage()) if PLAN.claims else []
+    for name, claim in PLAN.claims.items():
+        logger.info(comparisons.in_short(name, comparisons.select(claim["compare"], FOUND)))
 
 PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]
@@ -126,6 +131,12 @@ def of_study(targets):
         return targets()
 
     return paths
+
+
+def fix_claims():
+    """Write down what the study's claims say before its first job; what changes later is written below it."""
+    measured = sum(map(os.path.isfile, loss_tables(PLAN.cells)))
+    claims.fix(PLAN.claims, Path(PATHS.claims(STUDY)), measured)
 
 
 def checkpoint_manifests():

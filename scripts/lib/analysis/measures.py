@@ -1,6 +1,6 @@
 """Measures: what one parquet of evaluate_loss or evaluate_tasks says about a cell, document by document."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -72,6 +72,22 @@ def read_tasks(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) 
         place = (cell, "evaluate_tasks", task, None, metric, metadata["dtype"])
         measures.append(Measure(*place, documents, sums, weights, metadata["suite"]))
     return measures
+
+
+def aligned(measures: list[Measure]) -> list[Measure]:
+    """The same over all documents that any measure of their dataset has, in one order; zeros where one has none."""
+    found = {}
+    for dataset in dict.fromkeys(measure.dataset for measure in measures):
+        parts = [measure.documents for measure in measures if measure.dataset == dataset]
+        found[dataset] = np.unique(np.concatenate(parts))
+    return [_spread(measure, found[measure.dataset]) for measure in measures]
+
+
+def _spread(measure: Measure, documents: np.ndarray) -> Measure:
+    sums, sizes = np.zeros((2, len(documents)))
+    columns = np.searchsorted(documents, measure.documents)
+    sums[columns], sizes[columns] = measure.sums, measure.sizes
+    return replace(measure, documents=documents, sums=sums, sizes=sizes)
 
 
 def paired(measures: list[Measure], missing: dict) -> list[Measure]:

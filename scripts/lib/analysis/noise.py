@@ -32,10 +32,10 @@ BASELINE = "none"
 POINT = ("trajectory", "checkpoint")
 KIND = ("measure", "method", "dataset")  # what is pooled; `method` is the recipe's name
 IDENTITY = ("trajectory", "family", "root", "parent", "parent_checkpoint", "seed")  # columns of `runs`, no coordinates
-NO_DRAWS = "no draws in this study: add `draws` to its cells"
+NO_DRAWS = "fewer than two draws are measured: add `draws` to its cells"
 NO_TEXT = "uses no calibration text"
-NO_NEIGHBOURS = "no neighbours in this study: name some in `replicates.neighbours`"
-NO_SEEDS = "no runs of this study differ in their seed alone"
+NO_NEIGHBOURS = "no three neighbours are measured: name some in `replicates.neighbours`"
+NO_SEEDS = "no runs that are measured differ in their seed alone"
 NO_REPEAT = "no repeat of this study: name its folder in `replicates.numerics`"
 NO_DOCUMENTS = "too few documents"
 
@@ -164,7 +164,8 @@ def of_documents(errors: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
     """Standard errors of single cells; documents are the same for all, so degrees are those of the median cell."""
     first = first_draws(found).select(*POINT, "measure", "dataset", "recipe")
     known = errors.rename({"method": "recipe"}).filter(pl.col("variance").is_finite(), pl.col("freedom").is_finite())
-    pooled = known.join(first, on=[*POINT, "measure", "dataset", "recipe"]).group_by("measure", "recipe", "dataset")
+    joined = known.join(first, on=[*POINT, "measure", "dataset", "recipe"], maintain_order="left")
+    pooled = joined.group_by("measure", "recipe", "dataset", maintain_order=True)
     return pooled.agg(
         pl.col("variance").mean().sqrt().alias("standard_deviation"),
         pl.col("freedom").median().alias("degrees_of_freedom"),
@@ -191,7 +192,7 @@ def of_neighbours(found: pl.DataFrame, neighbours: Iterable[Iterable[tuple[str, 
     """
     groups = [(number, *point) for number, points in enumerate(neighbours) for point in points]
     named = pl.DataFrame(groups, {"run": pl.Int64} | dict.fromkeys(POINT, pl.String), orient="row")
-    return pool(spread(first_draws(found).join(named, on=POINT), trend="tokens"))
+    return pool(spread(first_draws(found).join(named, on=POINT, maintain_order="left"), trend="tokens"))
 
 
 def of_seeds(found: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
@@ -204,7 +205,8 @@ def of_seeds(found: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
     roots = dict(runs.select("trajectory", "root").iter_rows())
     rows = [(name, design, designs.get(roots[name], design)) for name, design in designs.items()]
     replicates = pl.DataFrame(rows, dict.fromkeys(("trajectory", "design", "run"), pl.String), orient="row")
-    return pool(spread(first_draws(found).join(replicates, on="trajectory"), "design", "checkpoint"))
+    alike = first_draws(found).join(replicates, on="trajectory", maintain_order="left")
+    return pool(spread(alike, "design", "checkpoint"))
 
 
 def designs_of(runs: pl.DataFrame) -> dict[str, str]:
@@ -256,7 +258,7 @@ def spread(found: pl.DataFrame, *group: str, trend: str | None = None) -> pl.Dat
     if trend:
         x = pl.col(trend).cast(pl.Float64)
         squares = squares - (pl.cov(x, value) ** 2 / x.var()) * (pl.len() - 1)
-    groups = found.rename({"recipe": "method"}).group_by(*KIND, "run", *group)
+    groups = found.rename({"recipe": "method"}).group_by(*KIND, "run", *group, maintain_order=True)
     sums = groups.agg(squares.alias("squares"), (pl.len().cast(pl.Int64) - lost).alias("freedom"))
     return sums.filter(pl.col("freedom") > 0, pl.col("squares").is_finite()).with_columns(
         pl.col("squares").clip(lower_bound=0)
@@ -265,13 +267,13 @@ def spread(found: pl.DataFrame, *group: str, trend: str | None = None) -> pl.Dat
 
 def pool(groups: pl.DataFrame) -> pl.DataFrame:
     """Standard deviation over all groups; the degrees of freedom of each run are those of its largest group."""
-    runs = groups.group_by(*KIND, "run").agg(
+    runs = groups.group_by(*KIND, "run", maintain_order=True).agg(
         pl.col("squares").sum(),
         pl.col("freedom").sum().alias("weight"),
         pl.col("freedom").max(),
         pl.len().cast(pl.Int64).alias("groups"),
     )
-    return runs.group_by(*KIND).agg(
+    return runs.group_by(*KIND, maintain_order=True).agg(
         (pl.col("squares").sum() / pl.col("weight").sum()).sqrt().alias("standard_deviation"),
         pl.col("freedom").sum().cast(pl.Float64).alias("degrees_of_freedom"),
         pl.col("groups").sum(),

@@ -9,8 +9,8 @@ import polars as pl
 from polars import selectors
 
 from scripts.lib.analysis.choices import CHOICES
-from scripts.lib.analysis.contrasts import CONTRASTS
 from scripts.lib.analysis.costs import COSTS
+from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
 from scripts.lib.analysis.noise import NOISE
 
 
@@ -71,8 +71,9 @@ TABLES = {
     "checkpoints": CHECKPOINTS,
     "schedules": SCHEDULES,
     "measurements": MEASUREMENTS,
-    "contrasts": CONTRASTS,
     "noise": NOISE,
+    "comparisons": COMPARISONS,
+    "verdicts": VERDICTS,
     "choices": CHOICES,
     "missing": MISSING,
     "costs": COSTS,

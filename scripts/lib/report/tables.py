@@ -12,7 +12,7 @@ from IPython.display import HTML
 
 from scripts.lib.analysis.metrics import LOSS, METRICS, TASK, rows_in
 from scripts.lib.analysis.tracks import short_count, short_rate
-from scripts.lib.report.findings import interval, points, verdict
+from scripts.lib.report.findings import effect, interval
 
 WORKFLOW = ("snakemake", "polars", "great_tables", "matplotlib", "seaborn")
 DASH = "–"
@@ -68,25 +68,20 @@ def heading(
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def compared(contrasts: pl.DataFrame) -> GT:
-    """Every pair behind the finding, with the difference of the two errors in percentage points."""
-    rows = list(contrasts.iter_rows(named=True))
-    frame = contrasts.select(
-        pl.col("kind").alias("comparison"),
+def compared(comparisons: pl.DataFrame) -> GT:
+    """Every pair behind the verdicts, with its effect."""
+    rows = list(comparisons.iter_rows(named=True))
+    frame = comparisons.select(
+        "claim",
+        "measure",
         pl.col("dataset").alias("corpus"),
         "method",
         _texts("cell", (f"{row['trajectory']}, step {row['step']}" for row in rows)),
         _texts("compared with", map(_reference, rows)),
-        _texts("error", map(interval, rows)),
-        _texts("its error", (interval(row, "reference_") for row in rows)),
-        _texts("difference (points)", map(points, rows)),
-        _texts("the error is", map(verdict, rows)),
-        pl.col("baseline").alias("baseline loss"),
-        pl.col("reference_baseline").alias("its baseline loss"),
+        _texts("effect (documents' interval)", map(effect, rows)),
     )
     shown = table("comparisons", _telling(frame, "corpus"), "There is nothing to compare.")
-    shown = shown.cols_align("right", ["error", "its error", "difference (points)"])
-    return shown.fmt_number(["baseline loss", "its baseline loss"], decimals=3, use_seps=False)
+    return shown.cols_align("right", ["effect (documents' interval)"])
 
 
 def described(methods: pl.DataFrame) -> GT:

@@ -79,6 +79,10 @@ class Paths:
         """Folder of a study's tables, each as .parquet and .csv."""
         return f"{self.results}/tables/{study}"
 
+    def claims(self, study: str = "{study}") -> str:
+        """What a study's claims said when its first job started, and what they said later; only appended to."""
+        return f"{self.results}/claims/{study}.jsonl"
+
     def figures(self, study: str = "{study}") -> str:
         """Folder of a study's figures, each as .svg and .png."""
         return f"{self.results}/figures/{study}"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError, read_yaml, require_name, validate
+from scripts.lib.study.claims import add_claims
 from scripts.lib.study.config import add_corpus, refuse_moved_sections, require_one_study, require_study
 from scripts.lib.study.draws import Method, methods_of
+from scripts.lib.study.lineage import lineage
 from scripts.lib.study.needs import corpora_of_documents
 from scripts.lib.study.paths import Paths
 from scripts.lib.study.preflight import set_aside_refused
@@ -51,6 +53,7 @@ class Plan:
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
     neighbours: groups of (trajectory, checkpoint) that tell how checkpoints of a stable phase scatter.
+    claims: by name, as `add_claims` reads them.
     suites: by name, what `suites.describe` says of them: files of their tasks and of their documents, and the like.
     """
 
@@ -65,6 +68,7 @@ class Plan:
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
     suites: dict[str, dict] = field(default_factory=dict)
+    claims: dict[str, dict] = field(default_factory=dict)
     refused: dict[Cell, str] = field(default_factory=dict)
     neighbours: list[list[tuple[str, str]]] = field(default_factory=list)
 
@@ -90,6 +94,10 @@ class Plan:
     def circumstances(self) -> list[dict]:
         """The place of every checkpoint in its training, as `tabulate` takes it: step, tokens, learning rate, phase."""
         return [self.trajectories[name].describe(step) for name, step in self.checkpoints]
+
+    def lineage(self) -> list[dict]:
+        """Where each trajectory comes from and what it holds fixed, as `tabulate` takes it."""
+        return lineage(self)
 
     def refused_cells(self) -> list[dict]:
         """The cells that were refused while the study was planned, with the reason, as `tabulate` takes them."""
@@ -149,6 +157,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
         _add_cells(plan, names, block, methods, where)
     set_aside_refused(plan)
     plan.neighbours = neighbours(plan)
+    add_claims(plan)
     return plan
 
 

@@ -29,6 +29,7 @@ class Published(Trajectory):
     remote_code: SHA-256 of each file of the model's own code that may run; None if it needs none.
     parent: the run that it goes on from. before: step and tokens there, counted from the very beginning.
     optimizer: what is known of it.
+    stage: what it is for, if it is no pretraining. soup_of: the trajectories whose ends it is the mean of, if any.
     """
 
     source: ClassVar[str] = "hub"
@@ -44,6 +45,8 @@ class Published(Trajectory):
     parent: "Published | None"
     before: dict
     optimizer: dict = field(default_factory=dict)
+    stage: str | None = None
+    soup_of: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory | None) -> "Published":
@@ -79,6 +82,8 @@ class Published(Trajectory):
             parent=origin,
             before=before,
             optimizer=content.get("optimizer", {}),
+            stage=content.get("stage"),
+            soup_of=tuple(content.get("soup_of", ())),
         )
         _check_lock(run, locks.path_of(path.parent, name))
         require_context(run.shape.get("context"), plan.config, str(path))
