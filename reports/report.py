@@ -68,7 +68,7 @@ show.folded(f"All {len(comparisons)} comparisons", show.compared(comparisons))
 
 # %%
 for sentence in sentences(choices):
-    display(show.boxed(sentence))
+    display(show.note(sentence))
 show.note(caption(study, "choices"))
 
 # %% [markdown]
