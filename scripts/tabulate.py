@@ -83,8 +83,8 @@ def tabulate(
         record: file of what the claims said when the study began.
 
     Raises:
-        ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, two suites hold a
-            task of the same name, or a suite has the name of a task.
+        ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
+            hold a task of the same name.
     """
     runs = list(runs)
     families = {run["trajectory"]: {"family": run["family"]} for run in runs}
@@ -265,21 +265,18 @@ def _suite_rows(rows: list[dict]) -> list[dict]:
     """A row a cell, suite and metric: the mean over all tasks of the suite, two or more, each with the same weight.
 
     Tasks have documents of their own, so that their noise is independent. A cell that lacks one of the tasks has no
-    mean; metrics with relative errors have none.
+    mean; metrics with relative errors have none, nor has a suite that shares its name with one of its tasks.
     """
     groups, members = defaultdict(list), defaultdict(set)
     for row in rows:
         if row["suite"] and METRICS[row["metric"]].error != metrics.RELATIVE:
             groups[*(row[name] for name in CELL), row["suite"], row["metric"]].append(row)
             members[row["suite"], row["metric"]].add(row["dataset"])
-    tasks = {row["dataset"] for row in rows}
+    tasks = {(row["dataset"], row["metric"]) for row in rows}
     means = []
     for key, part in groups.items():
-        if len(part) < 2 or len(part) < len(members[key[3:]]):
-            continue
-        if key[3] in tasks:
-            raise ValueError(f"suite {key[3]} has the name of a task or a corpus of this study; rename its file")
-        means.append(_mean_row(part))
+        if 2 <= len(part) == len(members[key[3:]]) and key[3:] not in tasks:
+            means.append(_mean_row(part))
     return means
 
 
