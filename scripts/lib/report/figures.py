@@ -17,16 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, short_count, short_rate
+from scripts.lib.analysis.tracks import short_count, short_rate
 
 WIDTH = 9.0  # inches; 900 pixels on a page
 PIXELS = 200  # of the PNG, per inch
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # of the SVG
+NO_PDF_METADATA = dict.fromkeys(("CreationDate", "Creator", "Producer"))
 BASELINE = "none"
-LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
-MARKERS = {TRUNK: "o", BRANCH: "s", AVERAGE: "D"}
-WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
 RATE_COLOR, INK = "0.55", "0.15"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+WIDE = 20  # from lowest to highest, above which an axis of positive numbers is logarithmic
 
 
 def use_style(theme: dict) -> None:
@@ -42,6 +42,7 @@ def use_style(theme: dict) -> None:
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "trajquant",
+            "pdf.fonttype": 42,  # text that can be searched and edited
             "font.family": ["DejaVu Sans"],
             "figure.dpi": 100,
             "axes.titlesize": 10,
@@ -57,14 +58,15 @@ def use_style(theme: dict) -> None:
     )
 
 
-def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
-    """Write a figure as SVG (text kept as text, no date, same bytes every time) and as PNG, and close it."""
-    for path in (svg, png):
+def save(figure: Figure, svg: str | Path, png: str | Path, pdf: str | Path) -> None:
+    """Write a figure as SVG and PDF (text kept as text, no date, same bytes every time) and as PNG, and close it."""
+    for path in (svg, png, pdf):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure.savefig(svg, format="svg", metadata=NO_METADATA)
         figure.savefig(png, format="png", dpi=PIXELS, metadata={"Software": None})
+        figure.savefig(pdf, format="pdf", metadata=NO_PDF_METADATA)
     plt.close(figure)
 
 
@@ -89,13 +91,6 @@ def inline(figure: Figure, name: str, caption: str):
     return HTML(f"<figure>{opening}>{rest}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
-def sequence_colors(names: list[str]) -> dict[str, tuple]:
-    """Colours for things with an order (families by peak rate): dark blue to orange, equal steps."""
-    palette = seaborn.color_palette("plasma", as_cmap=True)
-    step = 0.68 / max(len(names) - 1, 1)
-    return {name: palette(0.05 + step * place) for place, name in enumerate(names)}
-
-
 def method_colors(methods: list[str]) -> dict[str, tuple]:
     """Colours for methods, always the same for the same list: the theme's, or evenly spaced hues where it has too few.
 
@@ -106,6 +101,18 @@ def method_colors(methods: list[str]) -> dict[str, tuple]:
     if len(others) > len(palette):
         palette = seaborn.color_palette("husl", len(others))
     return {BASELINE: (0.15, 0.15, 0.15), **dict(zip(others, palette, strict=False))}
+
+
+def method_markers(methods: list[str]) -> dict[str, str]:
+    """Markers for methods, beside their colours."""
+    return {method: MARKERS[number % len(MARKERS)] for number, method in enumerate(methods)}
+
+
+def grid(columns: int, heights: tuple[float, ...], height: float, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of panels in columns, whose rows have these shares of `height` inches; the panels, (rows, columns)."""
+    size = (WIDTH, height * sum(heights) + 1.0)
+    ratios = {"height_ratios": heights}
+    return plt.subplots(len(heights), columns, figsize=size, squeeze=False, gridspec_kw=ratios, **options)
 
 
 def panels(count: int, columns: int, height: float, strip: bool = False, **options) -> tuple[Figure, list, list]:
@@ -163,14 +170,29 @@ def percent_axis(axis, which: str = "y") -> None:
     (axis.yaxis if which == "y" else axis.xaxis).set_major_formatter(formatter)
 
 
-def error_axis(axis, errors: list[float]) -> None:
-    """Label an x axis with relative errors; logarithmic if they are all positive and span more than a factor of 20."""
-    if min(errors) > 0 and max(errors) > 20 * min(errors):
+def positive_axis(axis) -> None:
+    """Let a y axis of positive numbers begin at zero, or be logarithmic where they span much."""
+    lowest, highest = axis.dataLim.intervaly
+    if lowest > 0 and highest > WIDE * lowest:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+
+
+def scale_ends(axis, values: list[float], share: bool) -> None:
+    """An x axis of ends: logarithmic where they are all positive and span much; shares in percent."""
+    if share:
+        percent_axis(axis, "x")
+    known = [value for value in values if value is not None]
+    if known and min(known) > 0 and max(known) > WIDE * min(known):
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axis.xaxis.set_minor_locator(NullLocator())
-    percent_axis(axis, "x")
-    axis.set_xlabel("relative error of cross-entropy" + (" (log scale)" if axis.get_xscale() == "log" else ""))
+        axis.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{100 * value:.3g} %" if share else f"{value:.3g}")
+        )
+    else:
+        axis.locator_params(axis="x", nbins=4)
 
 
 def focus(values: list[float]) -> tuple[float, float]:
