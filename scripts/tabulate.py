@@ -24,6 +24,7 @@ from scripts.lib.analysis.tables import (
     POINT,
     RECIPE,
     SCHEDULES,
+    runs_table,
     table,
     write_csv,
 )
@@ -37,6 +38,7 @@ CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 def tabulate(
     study: str,
+    runs: Iterable[dict],
     circumstances: Iterable[dict],
     schedules: Iterable[dict],
     checkpoints: Iterable[str | Path],
@@ -58,6 +60,7 @@ def tabulate(
 
     Args:
         study: name of the study.
+        runs: of each trajectory: trajectory, family, root, kind, parent, parent_checkpoint; coordinates, by name.
         circumstances: of each checkpoint: trajectory, checkpoint, parent, step, tokens, learning_rate,
             peak_learning_rate, phase.
         schedules: learning rates of runs, fine enough to be drawn: {"trajectory", "steps", "tokens", "learning_rate"}
@@ -75,9 +78,11 @@ def tabulate(
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
             hold a task of the same name.
     """
+    runs = list(runs)
+    families = {run["trajectory"]: {"family": run["family"]} for run in runs}
     known = _by_cell(circumstances, CELL[:2])
     points = _by_cell(map(manifests.read, checkpoints), CELL[:2])
-    points = {cell: manifest | known[cell] for cell, manifest in points.items()}
+    points = {cell: manifest | known[cell] | families[cell[0]] for cell, manifest in points.items()}
     recipes = _by_cell(map(manifests.read, quantized), CELL)
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
@@ -90,6 +95,7 @@ def tabulate(
     results = _results(measures, good, recipes) if claims else None
     comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), confidence)
     return {
+        "runs": runs_table(runs),
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "measurements": measurements,
@@ -220,7 +226,7 @@ def _describe(row: dict, points: dict, recipes: dict) -> dict:
     recipe = recipes.get(tuple(row[name] for name in CELL), {})
     return {
         **row,
-        **{name: point[name] for name in POINT},
+        **{name: point[name] for name in ("family", *POINT)},
         **{name: recipe.get(name) for name in RECIPE},
         **{"recipe": recipe.get("recipe_name"), "draw": recipe.get("draw")},
     }
@@ -232,6 +238,7 @@ if __name__ == "__main__":
     open_log(snakemake.log[0], f"tabulate {snakemake.params.study}")
     tables = tabulate(
         snakemake.params.study,
+        snakemake.params.runs,
         snakemake.params.circumstances,
         snakemake.params.schedules,
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),

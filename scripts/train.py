@@ -46,7 +46,8 @@ def train(
     would go on from it holds the same `refused.json` alone.
 
     Args:
-        run: the trajectory: model, window (tokens), batch_size (windows a step), optimizer, schedule, seed, precision.
+        run: the trajectory: model, window (tokens), batch_size (windows a step), optimizer, schedule, seed, precision;
+            data_seed, where the order of the data has another seed.
         link: start, end (steps), keep (steps in (start, end]), restart (whether to keep the state at the end).
         tokens: the training split's token stream.
         tokenizer: tokenizer folder, copied into each kept model folder.
@@ -67,7 +68,7 @@ def train(
         return
     from transformers import Trainer, set_seed  # they and their libraries speak as they are imported: to the log
 
-    from scripts.lib.models.callbacks import FollowSchedule, KeepSteps, MarkComplete
+    from scripts.lib.models.callbacks import FollowSchedule, KeepSteps, MarkComplete, SetOptimizer
 
     torch.set_num_threads(threads)
     windows = load_windows(tokens, run["window"])
@@ -84,9 +85,9 @@ def train(
     trainer = Trainer(
         model=model,
         args=_arguments(run, link, state / "trainer", save_every, pick_device(device)),
-        train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run["seed"]),
+        train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run.get("data_seed", run["seed"])),
         data_collator=_stack,
-        callbacks=[keeper, FollowSchedule(rate), MarkComplete(COMPLETE)],
+        callbacks=[keeper, FollowSchedule(rate), SetOptimizer(), MarkComplete(COMPLETE)],
     )
     trainer.train(resume_from_checkpoint=resume)
     with staged_folder(out) as scratch:

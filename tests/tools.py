@@ -10,6 +10,8 @@ import polars
 import yaml
 
 from scripts.lib.report.contents import FIGURES
+from scripts.lib.study.trajectories.families import Families
+from scripts.lib.study.trajectories.reading import add_trajectories
 
 ROOT = Path(__file__).parents[1]
 RULES = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
@@ -74,3 +76,9 @@ def measurements(tree: Path, study: str) -> polars.DataFrame:
     """The measurements of a study on all tokens, without the study's name."""
     table = polars.read_parquet(tree / f"results/tables/{study}/measurements.parquet").drop("study")
     return table.filter(polars.col("subset").is_null())
+
+
+def add_trajectory(plan, name: str, folder: Path, where: str):
+    """Read one trajectory of a folder of trajectory files into a plan."""
+    (name,) = add_trajectories(plan, name, Families(folder), where)
+    return plan.trajectories[name]

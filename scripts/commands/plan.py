@@ -10,6 +10,8 @@ import yaml
 from scripts.lib.analysis import comparisons
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.runtime.text import aligned
+from scripts.lib.study import coordinates
 from scripts.lib.study.plan import config_files, load_plan
 from scripts.lib.study.preflight import describe_refused, require_folders, require_sources
 
@@ -26,10 +28,13 @@ def jobs_at_once(threads: int) -> int:
 def describe(forecast: Forecast) -> str:
     """All that is known of a study's cost, for people."""
     name = forecast.plan.config["study"]["name"]
-    parts = (_trajectories, _stages, _totals, _claims, _notes)
-    told = [lines for part in parts if (lines := part(forecast))]
-    lines = [line for lines in told for line in ("", *lines)]
+    found = [part(forecast) for part in (_trajectories, _runs, _stages, _totals, _claims, _notes)]
+    lines = [line for part in found if part for line in ("", *part)]
     return "\n".join([f"study {name}, {forecast.at_once} jobs at once; nothing is started", *lines])
+
+
+def _runs(forecast: Forecast) -> list[str]:
+    return coordinates.describe(forecast.plan)
 
 
 def _trajectories(forecast: Forecast) -> list[str]:
@@ -40,7 +45,7 @@ def _trajectories(forecast: Forecast) -> list[str]:
         sources = ", ".join(source if one else f"{source} ({n})" for source, n in sorted(sizes["sources"].items()))
         numbers = (str(sizes["checkpoints"]), _gb(sizes["download"]), _gb(sizes["largest"]), str(len(jobs)))
         rows.append((name, *numbers, _hours(forecast.seconds(jobs)), sources))
-    return _table(rows, "<>>>>><")
+    return aligned(rows, "<>>>>><")
 
 
 def _stages(forecast: Forecast) -> list[str]:
@@ -56,7 +61,7 @@ def _stages(forecast: Forecast) -> list[str]:
         source = f"measured ({known} job{'s' * (known > 1)})" if known else "default"
         rows.append((stage, str(len(jobs)), str(len(left)), *hours, _hours(forecast.wall(left)), *map(_hours, others)))
         rows[-1] += (source,)
-    return _table(rows, "<>>><>>>><")
+    return aligned(rows, "<>>><>>>><")
 
 
 def _totals(forecast: Forecast) -> list[str]:
@@ -101,11 +106,6 @@ def _notes(forecast: Forecast) -> list[str]:
         "Measured ones, from benchmark files, hold for the machine and device that ran those jobs, and no other.",
         "Sizes: lock = files as `make resolve` found them; folder = files here; estimate = weights times their dtype.",
     ]
-
-
-def _table(rows: list[tuple[str, ...]], sides: str) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map("{:{}{}}".format, row, sides, widths)).rstrip() for row in rows]
 
 
 def _gb(size: float) -> str:

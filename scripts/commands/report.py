@@ -14,6 +14,7 @@ from scripts.lib.analysis.tables import MISSING, write_csv
 from scripts.lib.cluster import runs
 from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.study import coordinates
 from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
 from scripts.report import report
 from scripts.tabulate import tabulate
@@ -36,6 +37,7 @@ def render(plan: Plan, going_on: bool) -> Path:
     found, absent = results(plan), list(lacking(plan, going_on))
     tables = tabulate(
         study["name"],
+        coordinates.runs(plan),
         plan.circumstances(),
         plan.schedules(),
         *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),

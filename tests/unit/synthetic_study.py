@@ -29,11 +29,31 @@ class Study:
     def benchmarks(self) -> Path:
         return self.root / "benchmarks"
 
+    def runs(self) -> list[dict]:
+        """Each trajectory a family of its own, of seed 1; trunks, branches and averages by their parents."""
+        parents = {place["trajectory"]: place["parent"] for place in self.circumstances}
+        phases = {place["trajectory"]: place["phase"] for place in self.circumstances}
+        runs = []
+        for name, origin in parents.items():
+            parent, _, checkpoint = (origin or "").partition("/")
+            kind = "average" if phases[name] == "average" else "branch" if parent else "trunk"
+            run = {"trajectory": name, "family": name, "root": parent or name, "kind": kind, "parent": parent or None}
+            runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": {"seed": 1}})
+        return runs
+
     def arguments(self, draws: int = 200) -> dict:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
         found = {name: getattr(self, name) for name in names}
-        return {"study": "made-up", "schedules": [], **found, "confidence": 0.95, "draws": draws, "seed": 1}
+        return {
+            "study": "made-up",
+            "runs": self.runs(),
+            "schedules": [],
+            **found,
+            "confidence": 0.95,
+            "draws": draws,
+            "seed": 1,
+        }
 
 
 def two_peaks() -> list[Point]:

@@ -12,9 +12,9 @@ from scripts.lib.hub import client
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan
 from scripts.lib.study.trajectories.published import require_pins
-from scripts.lib.study.trajectories.reading import add_trajectory
 from tests.hub import connect
 from tests.hub.server import Hub
+from tests.tools import add_trajectory
 
 REPO = "org/run"
 BATCH = 2**21

@@ -11,7 +11,7 @@ from scripts.lib.runtime.config_files import ConfigError, load_named
 from scripts.lib.study import schedules
 from scripts.lib.study.plan import Plan
 from scripts.lib.study.trajectories.published import Published, points
-from scripts.lib.study.trajectories.reading import add_trajectory
+from tests.tools import add_trajectory
 
 FOLDER = Path("config/trajectories")
 HUB = sorted(path.stem for path in FOLDER.glob("*.yaml") if "\nsource: hub\n" in path.read_text())

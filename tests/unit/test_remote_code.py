@@ -21,11 +21,11 @@ from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan, load_plan
 from scripts.lib.study.trajectories.published import require_pins
-from scripts.lib.study.trajectories.reading import add_trajectory
 from scripts.publish import publish
 from scripts.quantize import quantize
 from tests.hub import connect
 from tests.hub.server import Hub
+from tests.tools import add_trajectory
 
 REPO = "org/own"
 CODE = {

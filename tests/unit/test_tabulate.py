@@ -1,15 +1,9 @@
-import re
-from pathlib import Path
-
 import polars as pl
 import pytest
-import yaml
 
-from scripts.lib.analysis.contrasts import gptq_pairs, plain_partners
 from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.analysis.metrics import first_draws
-from scripts.lib.analysis.tables import TABLES, write_csv
-from scripts.lib.report.findings import finding
+from scripts.lib.analysis.tables import RUNS, TABLES, write_csv
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
 
@@ -30,7 +24,7 @@ def rows(table: pl.DataFrame, cell=CELL, **values) -> list[dict]:
 
 def test_columns_are_those_of_the_design(study):
     tables = tabulate(**study.arguments())
-    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES
+    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES | {"runs": {**RUNS, "seed": pl.Int64}}
     assert tables["missing"].is_empty()
 
 
@@ -183,7 +177,7 @@ def test_methods_hold_each_recipe_once_with_the_range_of_its_weight_errors(study
     assert tables["versions"].rows() == [("GPTQModel", "7.6.0", "models"), ("torch", "2.12.0, 2.13.0", "models")]
 
 
-def test_draws_stand_beside_their_recipe_and_are_no_comparison(tmp_path):
+def test_draws_stand_beside_their_recipe(tmp_path):
     strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.015)}
     tables = tabulate(**write_study(tmp_path, two_peaks(), strengths, 40, tasks=False).arguments())
     named = tables["measurements"].select("method", "recipe", "draw").unique().sort("method")
@@ -195,7 +189,6 @@ def test_draws_stand_beside_their_recipe_and_are_no_comparison(tmp_path):
     ]
     methods = tables["methods"].select("method", "recipe", "draw")
     assert methods.rows() == named.filter(pl.col("method") != "none").rows()
-    assert set(tables["contrasts"]["method"]) == {"rtn-w3-g32", "gptq-w3-g32"}
     assert "gptq-w3-g32@2" not in first_draws(tables["measurements"])["method"]
 
 
@@ -205,49 +198,3 @@ def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):
     assert read_benchmark(path) == dict.fromkeys(("cpu_seconds", "peak_memory_bytes", "bytes_written")) | {
         "wall_seconds": 0.2
     }
-
-
-def test_contrasts_pair_cooldowns_peaks_averages_and_libraries(tmp_path):
-    study = write_study(tmp_path, two_peaks(), {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014)}, 60, tasks=False)
-    tables = tabulate(**study.arguments())
-    table = tables["contrasts"]
-    assert set(table["kind"]) == {"decay", "peak rate", "average", "gptq"}
-    (row,) = table.filter(kind="decay", trajectory="low-cooldown", method="rtn-w3-g32").to_dicts()
-    assert (row["step"], row["reference_trajectory"], row["reference_step"]) == (2400, "low", 2400)
-    assert row["difference"] == row["relative"] - row["reference_relative"]
-    assert row["difference_lower"] < row["difference"] < row["difference_upper"]
-    text = finding(tables["measurements"], tables["checkpoints"], table, "docstrings")
-    assert "higher in 2 of 2 cases than without the decay" in text
-    assert f"{100 * row['relative']:.2f}" not in text.partition("rtn-w3-g32")[0]
-
-
-def test_the_finding_says_when_an_effect_is_not_resolved_or_cannot_be_asked(tmp_path):
-    study = write_study(tmp_path, two_peaks(), {"rtn-w3-g32": (3, 0.02)}, 60, tasks=False)
-    tables = tabulate(**study.arguments())
-    names = ("measurements", "checkpoints")
-    flat = tables["contrasts"].with_columns(difference_lower=pl.lit(-1.0), difference_upper=pl.lit(1.0))
-    text = finding(*(tables[name] for name in names), flat, "docstrings")
-    assert "not resolvably higher or lower in any of 2 cases" in text
-    alone = finding(*(tables[name] for name in names), flat.clear(), "docstrings")
-    assert "No decay of the learning rate can be compared" in alone
-    nothing = tables["measurements"].filter(method="none")
-    assert "says nothing" in finding(nothing, tables["checkpoints"], flat.clear(), "docstrings")
-
-
-RECIPES = {path.stem: yaml.safe_load(path.read_text()) for path in Path("config/recipes").glob("*.yaml")}
-GPTQ_RECIPES = sorted(name for name, recipe in RECIPES.items() if recipe["algorithm"] == "gptq")
-
-
-@pytest.mark.parametrize("name", GPTQ_RECIPES)
-def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
-    """Whatever its library, order of columns and calibration; the file of the partner is found by its name here."""
-    grid = re.search(r"w\d-(?:g\d+|channel)(?:-asym)?", name)[0]
-    partner = None if "transform" in RECIPES[name] or f"rtn-{grid}" not in RECIPES else f"rtn-{grid}"
-    losses = pl.DataFrame({"trajectory": "run", "checkpoint": "step-1", "method": sorted(RECIPES)})
-    found = [other["method"] for _, row, other in gptq_pairs(losses, RECIPES) if row["method"] == name]
-    assert found == ([partner] if partner else [])
-
-
-def test_gptq_on_another_corpus_has_a_partner_and_only_gptq_has_one():
-    assert plain_partners(RECIPES)["gptq-w4-g128-c4"] == "rtn-w4-g128"
-    assert set(plain_partners(RECIPES)) <= set(GPTQ_RECIPES)

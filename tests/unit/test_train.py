@@ -119,6 +119,26 @@ def test_a_branch_follows_its_own_schedule_from_its_first_step(link):
     assert log["learning_rate"].to_list() == pytest.approx([1e-2])
 
 
+def test_a_branch_has_its_own_weight_decay_from_its_first_step(link):
+    trunk = link("trunk", 0, 6, [], restart=True, run=RUN | {"optimizer": RUN["optimizer"] | {"weight_decay": 0.0}})
+    plain, decayed = (
+        weights(link(f"decay{decay}", 6, 7, [7], parent=trunk, run=RUN | {"optimizer": settings}), 7)
+        for decay in (0.0, 0.5)
+        for settings in [RUN["optimizer"] | {"weight_decay": decay}]
+    )
+    before = load_file(trunk / "state" / "model.safetensors")
+    for name, tensor in decayed.items():
+        lost = 0 if "norm" in name else 1e-2 * 0.5 * before[name]  # AdamW: rate x decay x weight, beside Adam's step
+        assert tensor.allclose(plain[name] - lost, atol=1e-7), name
+
+
+def test_a_branch_may_change_the_order_of_the_data(link):
+    trunk = link("trunk", 0, 6, [], restart=True)
+    same = link("same", 6, 8, [8], parent=trunk)
+    assert equal(weights(link("again", 6, 8, [8], parent=trunk, run=RUN | {"data_seed": 1}), 8), weights(same, 8))
+    assert not equal(weights(link("other", 6, 8, [8], parent=trunk, run=RUN | {"data_seed": 2}), 8), weights(same, 8))
+
+
 def test_order_depends_on_the_seed_alone(token_stream):
     windows = stage.load_windows(token_stream, 16)
     order = OrderedWindows(windows, 2 * len(windows), seed=1)

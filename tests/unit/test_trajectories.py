@@ -7,9 +7,9 @@ import pytest
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.trajectories.averaged import Averaged
 from scripts.lib.study.trajectories.base import require_context
+from scripts.lib.study.trajectories.families import SOURCES
 from scripts.lib.study.trajectories.local import Local
 from scripts.lib.study.trajectories.published import Published, points, require_pins
-from scripts.lib.study.trajectories.reading import SOURCES
 from scripts.lib.study.trajectories.trained import Trained
 
 COOLDOWN = {"name": "wsd", "peak": 0.01, "warmup": 5, "decay": {"start": 20, "end": 40, "shape": "linear"}}

@@ -19,7 +19,7 @@ from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.runtime.fingerprints import fingerprint
-from scripts.lib.study import claims
+from scripts.lib.study import claims, coordinates
 from scripts.lib.study.config import require_one_study, require_study
 from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources
@@ -46,6 +46,8 @@ except ConfigError as error:
 if workflow.is_main_process:
     for line in describe_refused(PLAN):
         logger.warning(line)
+    if any(family.axes for family in PLAN.families.values()):
+        logger.info("\n".join(coordinates.describe(PLAN)))
     PLACES = comparisons.places(PLAN.circumstances(), PLAN.lineage()) if PLAN.claims else []
     for name, claim in PLAN.claims.items():
         logger.info(comparisons.in_short(name, comparisons.select(claim["compare"], PLACES)))

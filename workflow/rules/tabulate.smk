@@ -17,6 +17,7 @@ rule tabulate:
         **asks("tabulate"),
     params:
         study="{study}",
+        runs=coordinates.runs(PLAN),
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),

@@ -4,6 +4,7 @@ All is known from the plan alone: steps, tokens, rates, phases and what each run
 baseline loss need losses. The kinds of comparison are those of workflow/schemas/claim.schema.yaml.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ STABLE, DECAY = "stable", "decay"
 TRUNK, BRANCH, STAGE, AVERAGE, SOUP = "trunk", "branch", "stage", "average", "soup"  # as of study/lineage.py
 TOKENS, DECAY_LENGTH = "tokens", "decay_length"  # axes that are no key of a trajectory file
 # settings that say when and how the rate falls
-OF_THE_DECAY = tuple(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip"))
+OF_THE_DECAY = ("branch.step", *(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip")))
 Losses = dict[tuple[str, str], float]  # loss without quantization by trajectory and checkpoint
 
 
@@ -52,6 +53,11 @@ class Place:
     def replicate(self) -> str:
         """What counts as one repetition of the study: a seed of the runs trained here, or one published run."""
         return self.root if self.seed is None else f"seed {self.seed}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is of a run that was trained here, so that all of its settings are known."""
+        return self.seed is not None and self.kind in (TRUNK, BRANCH)
 
     @property
     def ends_decay(self) -> bool:
@@ -202,11 +208,11 @@ def _stages(found: list[Place], stage: str) -> Selection:
         last = points[-1]
         if last.kind not in (STAGE, BRANCH) or last.stage != stage:
             continue
-        before = [place for place in runs.get(last.parent, []) if place.step <= last.parent_step]
-        if before and before[-1].step >= last.parent_step * (1 - ENDED):
+        before = [place for place in runs.get(last.parent, []) if place.step == last.parent_step]
+        if before:
             selection.pairs.append(Pair(last, before[-1]))
         else:
-            selection.absent.append((name, f"step {last.parent_step} of `{last.parent}` is not in the study"))
+            selection.absent.append((name, f"the checkpoint of `{last.parent}` that it began with is not in the study"))
     return selection
 
 
@@ -258,7 +264,7 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
     axis, distance = compare["axis"], compare["distance"]
     moves = OF_THE_DECAY if axis == DECAY_LENGTH else (axis,)
     selection, groups = Selection(), defaultdict(lambda: defaultdict(list))
-    trained = [place for place in found if place.settings and place.seed is not None]
+    trained = [place for place in found if place.trained]
     fitting = [p for p in trained if (p.ends_decay if compare["at"] == "decay_end" else p.phase == STABLE)]
     settled = fitting if compare["at"] == "decay_end" else _settled(fitting, selection)
     for place in settled:
@@ -273,7 +279,8 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
                 reason = f"nothing at {axis} {lowest} has {compare['equal']} within {100 * distance:g} %"
                 selection.absent.append((values[value][0].trajectory, reason))
     if not any(len(values) > 1 for values in groups.values()) and (settled or not fitting):
-        _say_what_moves(settled or found, axis, moves, selection)
+        runs = [place for place in found if place.kind not in (AVERAGE, SOUP)]
+        _say_what_moves(settled or runs, axis, moves, selection)
     return selection
 
 
@@ -297,13 +304,17 @@ def _equal(rows: list[Place], others: list[Place], equal: str, distance: float, 
 def _say_what_moves(fitting: list[Place], axis: str, moves: tuple, selection: Selection) -> None:
     """Why no two runs differ in an axis alone: nothing differs in it, or something else always moves along."""
     runs = {place.trajectory: place for place in fitting if place.coordinate(axis) is not None}
-    values = {place.coordinate(axis) for place in runs.values()}
-    if len(values) < 2:
+    pairs = [
+        (len(moved := differences(one, other, moves)), one.trajectory, other.trajectory, moved)
+        for one, other in itertools.combinations(runs.values(), 2)
+        if one.coordinate(axis) != other.coordinate(axis)
+    ]
+    if not pairs:
         selection.absent.append(("the study", f"no two of its runs differ in {axis}"))
         return
-    names = sorted({key for place in runs.values() for key in _rest(place, moves)})
-    moving = [name for name in names if len({place.settings.get(name) for place in runs.values()}) > 1]
-    selection.refused.append(("the study", f"{axis} never differs alone: with it {_told(moving)} changes"))
+    _, one, other, moved = min(pairs)
+    reason = f"{axis} never differs alone: {one} and {other}, the nearest, differ in {_told(moved)} too"
+    selection.refused.append(("the study", reason))
 
 
 def differences(one: Place, other: Place, but: tuple[str, ...] = ()) -> list[str]:
@@ -391,13 +402,12 @@ def _number(count: int, what: str) -> str:
 
 
 def varied(found: list[Place]) -> dict[str, float]:
-    """What the checkpoints of the runs trained here vary, with the variance inflation of each: tokens and settling as
-    logarithms, the rate, and every setting that is a number and differs."""
-    trained = [place for place in found if place.seed is not None and place.settings]
+    """What the checkpoints of the runs trained here vary, with the variance inflation of each: the logarithm of tokens,
+    the rate, and every setting that is a number and differs. Settling is their product, and so no further one."""
+    trained = [place for place in found if place.trained]
     columns = {
         "tokens": [math.log2(place.tokens) if place.tokens else None for place in trained],
         "learning rate": [place.learning_rate for place in trained],
-        "settling": [math.log2(place.settling) if place.settling else None for place in trained],
     }
     names = sorted({name for place in trained for name in place.settings} - {"seed"})
     columns |= {name: [place.settings.get(name) for place in trained] for name in names}

@@ -24,15 +24,18 @@ POINT = {
 CELL = ("trajectory", "checkpoint", "method")
 RECIPE = {**_columns("library"), **_columns("bits", "group_size", kind=pl.Int64)}
 NUMBERS = ("value", "stderr", "baseline", "difference", "relative", "lower", "upper")
+RUNS = {  # and a column for each coordinate, of a type of its own, see `runs_table`
+    **_columns("trajectory", "family", "root", "kind", "parent", "parent_checkpoint"),
+}
 CHECKPOINTS = {
-    **_columns("trajectory", "checkpoint", "parent"),
+    **_columns("trajectory", "family", "checkpoint", "parent"),
     **POINT,
     **_columns("parameters", "bytes", kind=pl.Int64),
     **_columns("source", "revision"),
     **_columns("peak_learning_rate", kind=pl.Float64),
 }
 MEASUREMENTS = {
-    **_columns("study", "trajectory", "checkpoint"),
+    **_columns("study", "trajectory", "family", "checkpoint"),
     **POINT,
     **_columns("method", "recipe"),
     **_columns("draw", kind=pl.Int64),  # of calibration text, from 1; null without any
@@ -60,6 +63,7 @@ METHODS = {
 }
 VERSIONS = _columns("package", "version", "used_for")
 TABLES = {
+    "runs": RUNS,
     "checkpoints": CHECKPOINTS,
     "schedules": SCHEDULES,
     "measurements": MEASUREMENTS,
@@ -76,6 +80,22 @@ def table(rows: list[dict], columns: dict, order: tuple[str, ...]) -> pl.DataFra
     """Rows as a table of these columns, sorted; what a row lacks, or holds as another type, is null."""
     series = [pl.Series(name, [row.get(name) for row in rows], kind, strict=False) for name, kind in columns.items()]
     return pl.DataFrame(series).sort(order, nulls_last=False, maintain_order=True)
+
+
+def runs_table(runs: list[dict]) -> pl.DataFrame:
+    """The table `runs`: the columns of `RUNS`, then the coordinates.
+
+    A coordinate is Int64 if all its values are whole numbers, Float64 if all are numbers, else String; `seed` is Int64
+    also where it is not known.
+
+    Args:
+        runs: of each trajectory the columns of `RUNS`, and `coordinates`, the same names for all.
+    """
+    kinds = {}
+    for name in runs[0]["coordinates"] if runs else {"seed": None}:
+        values = {type(run["coordinates"][name]) for run in runs} - {type(None)}
+        kinds[name] = pl.Int64 if values <= {int} else pl.Float64 if values <= {int, float} else pl.String
+    return table([run | run["coordinates"] for run in runs], RUNS | kinds, ("trajectory",))
 
 
 def write_csv(rows: pl.DataFrame, path: Path | str) -> None:

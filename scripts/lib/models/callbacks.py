@@ -27,6 +27,18 @@ class FollowSchedule(TrainerCallback):
             group["lr"] = rate
 
 
+class SetOptimizer(TrainerCallback):
+    """Gives AdamW the run's own settings, where a branch has loaded those of its trunk with the trunk's state.
+
+    Of the Trainer's two groups of parameters only the first has weight decay; norms and biases are in the second.
+    """
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        settings = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+        for group, decay in zip(optimizer.param_groups, (args.weight_decay, 0.0), strict=True):
+            group.update(settings, weight_decay=decay)
+
+
 class KeepSteps(TrainerCallback):
     """Saves the kept steps as model folders, asks for the restart point's state at the end, shows progress.
 

@@ -15,7 +15,8 @@ from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
 from scripts.lib.study.selection import select
 from scripts.lib.study.trajectories.base import Trajectory
-from scripts.lib.study.trajectories.reading import add_trajectory
+from scripts.lib.study.trajectories.families import Families, Family
+from scripts.lib.study.trajectories.reading import add_trajectories
 
 BASELINE = "none"
 
@@ -44,6 +45,7 @@ class Plan:
 
     folder: the folder that holds trajectories/, recipes/, corpora/, tokenizers/, studies/ and tasks/.
     trajectories: by name, with all that they derive from.
+    families: the family of each trajectory.
     corpora, tokenizers: by name, those that the study uses, as in their files.
     methods: by name, without the baseline.
     recipes: what the files of the methods' recipes hold, by method; all draws of a recipe have the same.
@@ -56,6 +58,7 @@ class Plan:
     config: dict
     folder: Path = Path("config")
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
+    families: dict[str, Family] = field(default_factory=dict)
     corpora: dict[str, dict] = field(default_factory=dict)
     tokenizers: dict[str, dict] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)
@@ -138,17 +141,17 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
     validate(config, "config", "config")
     validate(config["study"], "study", "study")
     plan = Plan(config, folder)
+    families = Families(folder / "trajectories")
     add_corpus(plan, config["quantize"]["probe"]["corpus"], "calibration", "config: quantize.probe.corpus")
     for number, block in enumerate(config["study"]["cells"]):
         where = f"study `{config['study']['name']}`, cells.{number}"
-        for name in block["trajectories"]:
-            add_trajectory(plan, name, folder / "trajectories", where)
+        names = [name for given in block["trajectories"] for name in add_trajectories(plan, given, families, where)]
         methods = [BASELINE, *_add_methods(plan, block, where)]
         for corpus in block.get("loss", []):
             add_corpus(plan, corpus, "validation", f"{where}.loss")
         for suite in block.get("tasks", []):
             _add_suite(plan, suite, folder / "tasks", where)
-        _add_cells(plan, block, methods, where)
+        _add_cells(plan, names, block, methods, where)
     set_aside_refused(plan)
     add_claims(plan)
     return plan
@@ -211,8 +214,8 @@ def _add_suite(plan: Plan, name: str, folder: Path, where: str) -> None:
         add_corpus(plan, corpus, "validation", f"{folder}/suite-{name}.yaml, tasks' documents")
 
 
-def _add_cells(plan: Plan, block: dict, methods: list[str], where: str) -> None:
-    for name in block["trajectories"]:
+def _add_cells(plan: Plan, names: list[str], block: dict, methods: list[str], where: str) -> None:
+    for name in names:
         try:
             trajectory = plan.trajectories[name]
             rows = [trajectory.describe(step) for step in trajectory.steps]

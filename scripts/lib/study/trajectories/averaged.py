@@ -19,14 +19,16 @@ class Averaged(Trajectory):
     """
 
     source: ClassVar[str] = "average"
+    origin_key: ClassVar[str] = "of"
     of: Trajectory
     window: int
     stride: int
     keep: list[int]
 
     @classmethod
-    def origin(cls, content: dict) -> str:
-        return content["of"]
+    def coordinate(cls, key: str) -> str:
+        """Its `window` is another one than that of a training run."""
+        return f"average.{key}"
 
     @classmethod
     def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory) -> "Averaged":
@@ -71,6 +73,15 @@ class Averaged(Trajectory):
     def circumstances(self, step: int) -> dict:
         """Those of the newest member, but for the phase."""
         return {"parent": self.of.name, "phase": "average"}
+
+    @property
+    def came_from(self) -> tuple[Trajectory, None]:
+        return self.of, None
+
+    @property
+    def settings(self) -> dict[str, str | int | float | bool]:
+        own = {"window": self.window, "stride": self.stride}
+        return self.of.settings | {self.coordinate(key): value for key, value in own.items()}
 
     def describe(self, step: int) -> dict:
         return self.of.describe(step) | super().describe(step)

@@ -21,12 +21,28 @@ class Trajectory(ABC):
     """
 
     source: ClassVar[str]
+    origin_key: ClassVar[str | None] = None  # of a file, dotted: what the trajectory derives from
     name: str
 
     @classmethod
     def origin(cls, content: dict) -> str | None:
-        """Name of the trajectory that one derives from, if it does, by the content of its file."""
-        return None
+        """Name of the trajectory, or family, that one derives from, if it does, by the content of its file."""
+        return lookup(content, cls.origin_key) if cls.origin_key else None
+
+    @classmethod
+    def inherits(cls, key: str) -> bool:
+        """Whether what derives from a trajectory takes this setting (a dotted key) from it."""
+        return False
+
+    @classmethod
+    def coordinate(cls, key: str) -> str:
+        """What a setting (a dotted key of a file) is called beside those of other kinds of trajectories."""
+        return key
+
+    @classmethod
+    def complete(cls, content: dict, origin: "Trajectory | None", path: Path) -> dict:
+        """The content of a file with what its sections take from the trajectory that it derives from."""
+        return content
 
     @classmethod
     @abstractmethod
@@ -83,6 +99,16 @@ class Trajectory(ABC):
         row = {"trajectory": self.name, "checkpoint": f"step-{step}", "source": self.source, "step": step}
         return row | self.circumstances(step)
 
+    @property
+    @abstractmethod
+    def came_from(self) -> "tuple[Trajectory | None, int | None]":
+        """The trajectory that it derives from, and the step of that one's checkpoint; None where there is none."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, str | int | float | bool]:
+        """What its training was set to, as far as it is known, by coordinate."""
+
     def made_from(self, step: int) -> list[tuple[str, int]]:
         """(trajectory, step) of the checkpoints that one is made from; none if it is no average."""
         return []
@@ -90,6 +116,26 @@ class Trajectory(ABC):
     def curve(self, points: int) -> dict | None:
         """Steps, tokens and learning rates at so many points, to be drawn; None where no schedule gives all of them."""
         return None
+
+
+def lookup(content: dict, key: str):
+    """The value of a dotted key in nested mappings; None if it is not there."""
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return None
+        content = content[part]
+    return content
+
+
+def scalars(content: dict, key: str = "") -> dict:
+    """All values in nested mappings that are neither lists nor null, by dotted key."""
+    found = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            found |= scalars(value, f"{key}{name}.")
+        elif value is not None and not isinstance(value, list):
+            found[f"{key}{name}"] = value
+    return found
 
 
 def draw(run, first: int, last: int, before: dict, points: int) -> dict:

@@ -9,7 +9,7 @@ from scripts.lib.models.folders import validate_model_folder
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study import schedules
 from scripts.lib.study.sizes import Model, size_of_folder
-from scripts.lib.study.trajectories.base import Trajectory, require_context
+from scripts.lib.study.trajectories.base import Trajectory, require_context, scalars
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,14 @@ class Local(Trajectory):
     def checkpoint_bytes(self, step: int) -> tuple[int, str]:
         files = Path(self.path(step)).iterdir()
         return sum(path.stat().st_size for path in files if path.is_file()), "folder"
+
+    @property
+    def came_from(self) -> tuple[None, None]:
+        return None, None
+
+    @property
+    def settings(self) -> dict[str, str | int | float | bool]:
+        return scalars({"schedule": self.schedule or {}, "tokens_per_step": self.tokens_per_step})
 
     def circumstances(self, step: int) -> dict:
         given, schedule = self._checkpoint(step), self.schedule

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,7 @@ from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study import schedules
 from scripts.lib.study.sizes import DTYPES, Model, size_of_published
-from scripts.lib.study.trajectories.base import Trajectory, draw, require_context
+from scripts.lib.study.trajectories.base import Trajectory, draw, require_context, scalars
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,12 @@ class Published(Trajectory):
     lock: commits and files by revision, as far as they were resolved.
     remote_code: SHA-256 of each file of the model's own code that may run; None if it needs none.
     parent: the run that it goes on from. before: step and tokens there, counted from the very beginning.
-    optimizer: what is known of it, if anything.
+    optimizer: what is known of it.
     stage: what it is for, if it is no pretraining. soup_of: the trajectories whose ends it is the mean of, if any.
     """
 
     source: ClassVar[str] = "hub"
+    origin_key: ClassVar[str] = "after.trajectory"
     repo: str
     tokenizer_repo: str
     shape: dict
@@ -43,13 +44,9 @@ class Published(Trajectory):
     remote_code: dict | None
     parent: "Published | None"
     before: dict
-    optimizer: dict | None = None
+    optimizer: dict = field(default_factory=dict)
     stage: str | None = None
     soup_of: tuple[str, ...] = ()
-
-    @classmethod
-    def origin(cls, content: dict) -> str | None:
-        return content["after"]["trajectory"] if "after" in content else None
 
     @classmethod
     def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory | None) -> "Published":
@@ -84,7 +81,7 @@ class Published(Trajectory):
             remote_code=content.get("remote_code"),
             parent=origin,
             before=before,
-            optimizer=content.get("optimizer"),
+            optimizer=content.get("optimizer", {}),
             stage=content.get("stage"),
             soup_of=tuple(content.get("soup_of", ())),
         )
@@ -117,6 +114,17 @@ class Published(Trajectory):
         if locked:
             return sum(file["bytes"] for file in locked["files"].values()), "lock"
         return self.model.parameters * DTYPES[self.shape.get("dtype", "float32")], "estimate"
+
+    @property
+    def came_from(self) -> "tuple[Published | None, int | None]":
+        step = self.before["step"]
+        return self.parent, step if self.parent and step in self.parent.steps else None
+
+    @property
+    def settings(self) -> dict[str, str | int | float | bool]:
+        return scalars({key: getattr(self, key) for key in ("optimizer", "schedule", "tokens_per_step")}) | scalars(
+            {"model": self.shape}
+        )
 
     def circumstances(self, step: int) -> dict:
         point = self._point(step)

@@ -1,46 +1,47 @@
 """Reading trajectory files, and what they derive from, into a plan."""
 
-from pathlib import Path
-
-from scripts.lib.runtime.config_files import ConfigError, load_named
+from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study import schedules
-from scripts.lib.study.trajectories.averaged import Averaged
 from scripts.lib.study.trajectories.base import Trajectory
-from scripts.lib.study.trajectories.local import Local
-from scripts.lib.study.trajectories.published import Published
-from scripts.lib.study.trajectories.trained import Trained
-
-SOURCES = {kind.source: kind for kind in (Trained, Published, Local, Averaged)}
+from scripts.lib.study.trajectories.families import SOURCES, Families
 
 
-def add_trajectory(plan, name: str, folder: Path, where: str, above: tuple[str, ...] = ()) -> Trajectory:
-    """Read a trajectory and all that it derives from into a plan.
+def add_trajectories(plan, name: str, families: Families, where: str) -> list[str]:
+    """Read a trajectory, or all members of a family, into a plan, and all that they derive from.
 
     Args:
-        plan: the `Plan`; its `trajectories` grow by what is read.
-        folder: config/trajectories.
+        plan: the `Plan`; its `trajectories` and `families` grow by what is read.
+        name: of a file, or of a member of the family that a file describes.
         where: what names the trajectory, for error messages.
-        above: names of the trajectories that derive from it.
+
+    Returns:
+        Names of the trajectories that the name stands for.
 
     Raises:
         ConfigError: it does not exist or does not fit its schema, or what it derives from, or the config.
     """
+    family = families.named(name, where)
+    names = list(family.members) if name == family.name else [name]
+    for member in names:
+        _add(plan, families, member, where)
+    return names
+
+
+def _add(plan, families: Families, name: str, where: str) -> Trajectory:
+    """Read one trajectory into a plan, unless it is there."""
     if name in plan.trajectories:
         return plan.trajectories[name]
-    path = folder / f"{name}.yaml"
-    if name in above:
-        raise ConfigError(f"{path}: the trajectory derives from itself, through {' and '.join(above)}")
-    try:
-        content = load_named(folder, "trajectory", name)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    if "schedule" in content:
-        try:
-            schedules.validate(content["schedule"], str(path))
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
+    family = families.named(name, where)
+    path, content = families.path(family.name), family.members[name].content
     kind = SOURCES[content["source"]]
     origin = kind.origin(content)
-    derived = add_trajectory(plan, origin, folder, str(path), (*above, name)) if origin else None
-    plan.trajectories[name] = kind.read(name, content, path, plan, derived)
+    derived = _add(plan, families, origin, str(path)) if origin else None
+    try:
+        content = kind.complete(content, derived, path)
+        if "schedule" in content:
+            schedules.validate(content["schedule"], str(path))
+        plan.trajectories[name] = kind.read(name, content, path, plan, derived)
+    except ValueError as error:
+        raise ConfigError(f"{error}{'' if name == family.name else f' (member `{name}`)'}") from error
+    plan.families[name] = family
     return plan.trajectories[name]

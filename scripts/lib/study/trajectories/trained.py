@@ -5,15 +5,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.study import schedules
 from scripts.lib.study.config import add_corpus, add_tokenizer
 from scripts.lib.study.sizes import DTYPES, Model, size_of_model
-from scripts.lib.study.trajectories.base import Trajectory, draw
+from scripts.lib.study.trajectories.base import Trajectory, draw, scalars
 
 BATCH = ("window", "batch_size", "micro_batch_size")
 SHAPING = (*BATCH, "optimizer", "schedule", "seed", "precision")  # the weights, besides the model itself
-INHERITED = ("corpus", "tokenizer", *BATCH, "optimizer", "seed", "precision")  # by a branch, besides the model itself
+INHERITED = ("corpus", "tokenizer", *BATCH, "optimizer", "seed", "data_seed", "precision")  # by a branch, and the model
+OF_SCHEDULES = ("peak", "warmup")  # inherited by a branch's schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +23,13 @@ class Trained(Trajectory):
 
     shape: the model's, in the names of transformers' config classes.
     keep, restart: steps of checkpoints, and of states that something starts from.
+    data_seed: of the order of the data, where `seed` is not.
     parent, start: the run that a branch goes on from, and its step there; None and 0 for a run of its own.
     The rest is as in its file, or as a branch inherits it.
     """
 
     source: ClassVar[str] = "train"
+    origin_key: ClassVar[str] = "branch.from"
     shape: dict
     corpus: str
     tokenizer: str
@@ -40,12 +43,29 @@ class Trained(Trajectory):
     precision: str
     keep: list[int]
     restart: list[int]
+    data_seed: int | None = None
     parent: "Trained | None" = None
     start: int = 0
 
     @classmethod
-    def origin(cls, content: dict) -> str | None:
-        return content["branch"]["from"] if "branch" in content else None
+    def inherits(cls, key: str) -> bool:
+        section, _, rest = key.partition(".")
+        return section in (*INHERITED, "model") or (section == "schedule" and rest in OF_SCHEDULES)
+
+    @classmethod
+    def complete(cls, content: dict, origin: Trajectory | None, path: Path) -> dict:
+        """A branch changes single settings of the optimizer, and may keep peak and warm-up of the schedule."""
+        if not isinstance(origin, Trained):
+            return content
+        schedule, above = content["schedule"], origin.schedule
+        if schedule["name"] != "piecewise":
+            kept = {key: above[key] for key in OF_SCHEDULES if key in above}
+            missing = [key for key in OF_SCHEDULES if key not in kept | schedule]
+            if missing:
+                raise ConfigError(f"{path}: give `schedule.{missing[0]}`: the schedule of `{origin.name}` has none")
+            schedule = kept | schedule
+        optimizer = origin.optimizer | content.get("optimizer", {})
+        return ordered(content | {"schedule": schedule, "optimizer": optimizer})
 
     @classmethod
     def read(cls, name: str, content: dict, path: Path, plan, origin: Trajectory | None) -> "Trained":
@@ -56,7 +76,7 @@ class Trained(Trajectory):
             content = {"model": origin.shape} | {key: getattr(origin, key) for key in INHERITED} | content
         add_corpus(plan, content["corpus"], "train", f"{path}, corpus")
         add_tokenizer(plan, content["tokenizer"], f"{path}, tokenizer")
-        content = {"micro_batch_size": None, "restart": []} | content
+        content = {"micro_batch_size": None, "restart": [], "data_seed": None} | content
         run = cls(
             name,
             shape=content["model"],
@@ -106,7 +126,19 @@ class Trained(Trajectory):
     @property
     def shaping(self) -> dict:
         """What shapes the weights, without what is kept of them."""
-        return {"model": self.shape} | {key: getattr(self, key) for key in SHAPING}
+        shaping = {"model": self.shape} | {key: getattr(self, key) for key in SHAPING}
+        return shaping if self.data_seed is None else shaping | {"data_seed": self.data_seed}
+
+    @property
+    def came_from(self) -> tuple["Trained | None", int | None]:
+        return self.parent, self.start if self.parent else None
+
+    @property
+    def settings(self) -> dict[str, str | int | float | bool]:
+        own = {key: getattr(self, key) for key in (*INHERITED, "schedule")} | {"model": self.shape}
+        if self.data_seed is None:
+            own["data_seed"] = self.seed
+        return scalars(own | ({"branch": {"step": self.start}} if self.parent else {}))
 
     @cached_property
     def links(self) -> dict[str, dict]:

@@ -1,0 +1,224 @@
+"""Families: one trajectory file that describes several trajectories, which differ along axes.
+
+A file without `axes` that derives from a single trajectory is a family of one, which has the file's name.
+"""
+
+import copy
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scripts.lib.runtime.config_files import NAME_RULE, ConfigError, is_name, ordered, read_named, validate
+from scripts.lib.study.trajectories.averaged import Averaged
+from scripts.lib.study.trajectories.base import Trajectory
+from scripts.lib.study.trajectories.local import Local
+from scripts.lib.study.trajectories.published import Published
+from scripts.lib.study.trajectories.trained import Trained
+
+SOURCES = {kind.source: kind for kind in (Trained, Published, Local, Averaged)}
+FIXED = ("source", *(kind.origin_key for kind in SOURCES.values() if kind.origin_key))  # for all members of a file
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trajectory of a family.
+
+    place: its value along each axis, as its name has it.
+    content: of its file, as if it had one of its own.
+    """
+
+    name: str
+    place: dict[str, str]
+    content: dict
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a trajectory file describes.
+
+    name: of the file.
+    axes: names of the axes, those of the family that it derives from first.
+    paths: the settings that vary along them, as dotted paths.
+    members: by name, the last axis varying fastest.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    paths: frozenset[str]
+    members: dict[str, Member]
+
+
+class Families:
+    """The families of a folder of trajectory files, each read once.
+
+    folder: config/trajectories.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._read: dict[str, Family] = {}
+        self._named: set[str] = set()  # files whose members have names of their own
+
+    def named(self, name: str, where: str) -> Family:
+        """As `having`; refuses also that any member has the name of another file, or of another family's member."""
+        family = self.having(name, where)
+        if family.name not in self._named:
+            for member in family.members:
+                self.having(member, where)
+            self._named.add(family.name)
+        return family
+
+    def having(self, name: str, where: str, above: tuple[str, ...] = ()) -> Family:
+        """The family that has this name, or a member of this name.
+
+        Args:
+            where: what names it, for error messages.
+            above: files of what derives from it.
+
+        Raises:
+            ConfigError: there is none, or more than one; or a file does not fit its schema, or what it derives from.
+        """
+        files = [name] if is_name(name) and self.path(name).is_file() else []
+        files += [file for file in self._beginning(name) if file not in above and name in self.read(file).members]
+        if len(files) > 1:
+            described = " and by ".join(str(self.path(file)) for file in files)
+            raise ConfigError(f"trajectory `{name}` is described by {described}: rename one of these files")
+        if not files:
+            try:
+                read_named(self.folder, "trajectory", name)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
+        return self.read(files[0], above)
+
+    def read(self, file: str, above: tuple[str, ...] = ()) -> Family:
+        """The family of a file.
+
+        Raises:
+            ConfigError: as of `having`.
+        """
+        if file in above:
+            raise ConfigError(f"{self.path(file)}: the trajectory derives from itself, through {' and '.join(above)}")
+        if file not in self._read:
+            self._read[file] = self._expand(file, above)
+        return self._read[file]
+
+    def path(self, file: str) -> Path:
+        return self.folder / f"{file}.yaml"
+
+    def _beginning(self, name: str) -> list[str]:
+        """The files with which this name begins, as those of members do."""
+        starts = [name[:place] for place, letter in enumerate(name) if letter == "-"] if is_name(name) else []
+        return [start for start in starts if self.path(start).is_file()]
+
+    def _expand(self, file: str, above: tuple[str, ...]) -> Family:
+        path, content = self.path(file), read_named(self.folder, "trajectory", file)
+        validate(content, "trajectory", str(path))
+        kind = SOURCES[content["source"]]
+        own = {axis: _values(path, axis, values) for axis, values in content.pop("axes", {}).items()}
+        origin, parents, inherited = kind.origin(content), [None], Family(file, (), frozenset(), {})
+        if origin:
+            derived = self.having(origin, str(path), (*above, file))
+            if origin == derived.name:
+                inherited, parents = derived, list(derived.members.values())
+        axes = (*inherited.axes, *own)
+        _check_axes(path, content, own, inherited, kind)
+        titles, members = _titles(axes), []
+        for parent, *texts in itertools.product(parents, *own.values()):
+            chosen = dict(zip(own, texts, strict=True))
+            place = (parent.place if parent else {}) | chosen
+            name = "-".join([file, *(titles[axis] + text for axis, text in place.items())])
+            settings = {key: value for axis in own for key, value in own[axis][chosen[axis]].items()}
+            if parent:
+                settings[kind.origin_key] = parent.name
+            members.append(Member(name, place, _content(path, name, content, settings)))
+        _check_names(path, [member.name for member in members])
+        paths = inherited.paths | {kind.coordinate(key) for key in _paths(own)}
+        return Family(file, axes, frozenset(paths), {member.name: member for member in members})
+
+
+def _values(path: Path, axis: str, values: list | dict) -> dict[str, dict]:
+    """The settings of each value of an axis, by the value as members' names have it."""
+    if isinstance(values, dict):
+        return {f"-{name}": settings for name, settings in values.items()}
+    found = {_text(value): {axis: value} for value in values}
+    if len(found) < len(values):
+        raise ConfigError(f"{path}: axes.{axis}: a value is given twice in {values}: leave one out")
+    return found
+
+
+def _text(value) -> str:
+    """A value as names have it: 2, 0.5, 6e-3; words with a hyphen before them."""
+    if isinstance(value, str | bool):
+        return f"-{value}" if isinstance(value, str) else f"-{value}".lower()
+    if isinstance(value, int):
+        return str(value)
+    if value and not 0.01 <= abs(value) < 1e6:
+        return np.format_float_scientific(value, trim="-", exp_digits=1).replace("+", "")
+    return np.format_float_positional(value or 0.0, trim="-")
+
+
+def _paths(own: dict[str, dict]) -> set[str]:
+    """The settings that a file's own axes vary."""
+    return {key for values in own.values() for settings in values.values() for key in settings}
+
+
+def _titles(axes: tuple[str, ...]) -> dict[str, str]:
+    """Axes as names have them: the last word of each, or all of it where two have the same."""
+    last = {axis: axis.rpartition(".")[2] for axis in axes}
+    times = Counter(last.values())
+    return {axis: word if times[word] == 1 else axis for axis, word in last.items()}
+
+
+def _check_axes(path: Path, content: dict, own: dict[str, dict], inherited: Family, kind: type[Trajectory]) -> None:
+    for axis in own:
+        if axis in inherited.axes:
+            raise ConfigError(
+                f"{path}: axes.{axis}: its members already differ in it, as those of the family `{inherited.name}` do"
+            )
+    varied = _paths(own)
+    for key in sorted(varied):
+        if sum(key in _paths({axis: values}) for axis, values in own.items()) > 1:
+            raise ConfigError(f"{path}: axes: `{key}` varies along two of them: leave it to one")
+        if any(fixed == key or fixed.startswith(f"{key}.") for fixed in FIXED):
+            raise ConfigError(f"{path}: axes: `{key}` cannot vary: write a file for each of its values")
+        if not _has(content, key):
+            raise ConfigError(f"{path}: axes: the file has no `{key}`: mend the axis, or give the key as well")
+    for key in sorted(inherited.paths - varied):
+        if kind.inherits(key) and _has(content, key):
+            raise ConfigError(
+                f"{path}: `{key}` differs between the members of `{inherited.name}`: leave it out, and each takes its "
+                "own; or let it vary along an axis with named values"
+            )
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    for name, times in Counter(names).items():
+        if not is_name(name):
+            raise ConfigError(f"{path}: axes: `{name}` cannot be the name of a member: {NAME_RULE}")
+        if times > 1:
+            raise ConfigError(f"{path}: axes: {times} members would have the name `{name}`: rename an axis or a value")
+
+
+def _has(content: dict, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def _content(path: Path, name: str, content: dict, settings: dict) -> dict:
+    """The content of a file with these settings, by dotted path, in place of its own."""
+    content = copy.deepcopy(content)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        part = content
+        for section in sections:
+            part = part[section]
+        part[last] = value
+    if settings:
+        validate(content, "trajectory", f"{path}, member `{name}`")
+    return ordered(content)
