@@ -1,6 +1,5 @@
 """plot: the figures of a study, one function a figure, from the tables alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from scripts.lib.analysis.metrics import (
     METRICS,
     TASK,
     TOP1_AGREEMENT,
-    Metric,
     error_words,
     first_draws,
     rows_in,
@@ -191,15 +189,14 @@ def baseline_vs_quantized(tables: Tables) -> Figure:
 def errors_by_method(tables: Tables) -> Figure:
     """KL, relative error and agreement at the end of every trajectory: a block a method, a row a line."""
     drawn, measurements = drawing(tables["checkpoints"], tables["runs"]), _quantized(tables["measurements"])
-    cells = {metric: curves.cells_of(measurements, metric) for metric in ENDS}
-    if not cells[CROSS_ENTROPY]:
+    losses = curves.cells_of(measurements, CROSS_ENTROPY)
+    if not losses:
         return figures.placeholder(NOTHING_QUANTIZED)
-    methods, datasets = method_order(measurements), _datasets(cells[CROSS_ENTROPY])
-    rows = [(dataset, metric) for dataset in datasets for metric in ENDS]
+    methods, datasets = method_order(measurements), _datasets(losses)
+    rows = [(dataset, *shown) for dataset in datasets for shown in ENDS]
     figure, axes, _ = figures.panels(len(rows), len(ENDS), _rows_height(methods, drawn), sharey=True)
-    for number, (axis, (dataset, metric)) in enumerate(zip(axes, rows, strict=True)):
-        column, words = ENDS[metric]
-        ends = _ends(cells[metric], dataset)
+    for number, (axis, (dataset, metric, column, words)) in enumerate(zip(axes, rows, strict=True)):
+        ends = _ends(curves.cells_of(measurements, metric), dataset)
         if column == "value":
             ends = {key: row | _bounds_of_value(row) for key, row in ends.items()}
         curves.draw_ends(axis, drawn.lines, methods, ends, column)
@@ -207,7 +204,7 @@ def errors_by_method(tables: Tables) -> Figure:
         axis.set_xlabel(words)
         if number % len(ENDS) == 0:
             curves.label_rows(axis, drawn.lines, methods)
-            axis.set_title(_title("", dataset, cells[CROSS_ENTROPY]))
+            axis.set_title(_title("", dataset, losses))
         curves.name_blocks(axis, methods, named=number % len(ENDS) == len(ENDS) - 1)
     figures.legend(figure, curves.seed_entries(drawn))
     return figure
@@ -244,11 +241,11 @@ def tasks(tables: Tables) -> Figure:
 
 
 FIGURES = {name: globals()[name] for name in contents.FIGURES}  # a figure is the function of its name
-ENDS: dict[Metric, tuple[str, str]] = {  # column and words of what is shown of the ends
-    KL: ("value", "KL (nats per token)"),
-    CROSS_ENTROPY: ("relative", "relative error of loss"),
-    TOP1_AGREEMENT: ("value", "top-1 agreement"),
-}
+ENDS = (  # metric, column and words of what is shown of the ends
+    (KL, "value", "KL (nats per token)"),
+    (CROSS_ENTROPY, "relative", "relative error of loss"),
+    (TOP1_AGREEMENT, "value", "top-1 agreement"),
+)
 
 
 def method_order(measurements: pl.DataFrame) -> list[str]:

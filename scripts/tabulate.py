@@ -10,6 +10,7 @@ import polars as pl
 from scripts.lib.analysis import metrics, resampling
 from scripts.lib.analysis.comparisons import places
 from scripts.lib.analysis.costs import costs_table
+from scripts.lib.analysis.datasets import datasets_table
 from scripts.lib.analysis.effects import sums_of_cells
 from scripts.lib.analysis.judging import Results, judged
 from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
@@ -98,6 +99,7 @@ def tabulate(
         "runs": runs_table(runs),
         "checkpoints": good,
         "schedules": _schedules(schedules),
+        "datasets": datasets_table(study, measures),
         "measurements": measurements,
         "comparisons": comparisons,
         "verdicts": verdicts,

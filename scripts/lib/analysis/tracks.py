@@ -1,4 +1,4 @@
-"""The trajectories of a study that have checkpoints, in the order in which figures and tables show them."""
+"""Which trajectory grew out of which: trunks, branches and averages, read off the table `checkpoints`."""
 
 from dataclasses import dataclass
 
@@ -10,41 +10,43 @@ KINDS = (TRUNK, BRANCH, AVERAGE)
 
 @dataclass(frozen=True)
 class Track:
-    """One trajectory, as the tables `runs` and `checkpoints` have it.
+    """One trajectory and its place among the others.
 
     Attributes:
         name: the trajectory.
-        family: of trajectories from one file; members that differ in their seed alone are replicates.
         kind: trunk, branch (it starts from another trajectory's checkpoint) or average.
         parent: the trajectory that it comes from; None for a trunk.
-        start: checkpoint of the parent where a branch starts; None for others, and where it is not known.
-        root: the trunk that it descends from.
+        start: checkpoint of the parent where a branch starts; None for others.
+        family: name of the trunk that it descends from.
+        peak: peak learning rate of that trunk; None if unknown.
         points: its rows of the table `checkpoints`, by step.
     """
 
     name: str
-    family: str
     kind: str
     parent: str | None
     start: str | None
-    root: str
+    family: str
+    peak: float | None
     points: pl.DataFrame
 
 
-def tracks(checkpoints: pl.DataFrame, runs: pl.DataFrame) -> list[Track]:
-    """Every trajectory that has a checkpoint, sorted by root, kind (trunk, branch, average), first step and name."""
+def tracks(checkpoints: pl.DataFrame) -> list[Track]:
+    """Every trajectory of the table, sorted by peak rate, family, kind (trunk, branch, average) and name.
+
+    A `parent` is written `trajectory/checkpoint` or just `trajectory`; in the second case a branch starts at the
+    parent's last checkpoint before its own first. A parent outside the table makes the trajectory a trunk.
+    """
     points = {key[0]: part.sort("step") for key, part in checkpoints.group_by("trajectory")}
-    found = [
-        Track(
-            *(run[name] for name in ("trajectory", "family", "kind", "parent")),
-            run["parent_checkpoint"] if run["kind"] == BRANCH else None,
-            run["root"],
-            points[run["trajectory"]],
-        )
-        for run in runs.iter_rows(named=True)
-        if run["trajectory"] in points
-    ]
-    return sorted(found, key=lambda t: (t.root, KINDS.index(t.kind), t.points["step"][0], t.name))
+    origins = {name: _origin(name, part, points) for name, part in points.items()}
+    found = []
+    for name, part in points.items():
+        parent, start = origins[name]
+        family = _root(name, origins)
+        averaged = part["source"][0] == "average" or part["phase"][0] == "average"
+        kind = AVERAGE if averaged else BRANCH if parent else TRUNK
+        found.append(Track(name, kind, parent, None if averaged else start, family, _peak(points[family]), part))
+    return sorted(found, key=lambda t: (t.peak or 0.0, t.family, KINDS.index(t.kind), t.points["step"][0], t.name))
 
 
 def short_rate(rate: float) -> str:
@@ -61,3 +63,28 @@ def short_count(count: float) -> str:
         if abs(count) >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.3g}"
+
+
+def _origin(name: str, part: pl.DataFrame, points: dict[str, pl.DataFrame]) -> tuple[str | None, str | None]:
+    """(parent trajectory, parent checkpoint) of a trajectory, from its first checkpoint."""
+    parent, _, checkpoint = (part["parent"][0] or "").partition("/")
+    if parent == name or parent not in points:
+        return None, None
+    if not checkpoint:
+        before = points[parent].filter(pl.col("step") < part["step"][0])
+        checkpoint = before["checkpoint"][-1] if len(before) else None
+    return parent, checkpoint
+
+
+def _root(name: str, origins: dict[str, tuple]) -> str:
+    seen = {name}
+    while (parent := origins[name][0]) and parent not in seen:
+        name = parent
+        seen.add(name)
+    return name
+
+
+def _peak(points: pl.DataFrame) -> float | None:
+    """The manifests' peak rate, else the highest rate of any checkpoint."""
+    peak = points["peak_learning_rate"].max()
+    return peak if peak is not None else points["learning_rate"].max()

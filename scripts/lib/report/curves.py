@@ -1,5 +1,7 @@
 """Drawing of lines: their curves, their noise, their learning rates and their ends, on axes that a figure gives."""
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 from matplotlib.lines import Line2D
@@ -110,7 +112,7 @@ def draw_labels(axis, ends: list[tuple[float, str, object]]) -> None:
     height = axis.get_position().height * axis.figure.get_size_inches()[1]
     gap = 0.19 / height
     order = sorted(range(len(ends)), key=lambda number: places[number])
-    for before, here in zip(order, order[1:], strict=False):
+    for before, here in pairwise(order):
         places[here] = max(places[here], places[before] + gap)
     over = max([0.0, *(place - 1 for place in places)])
     at = blended_transform_factory(axis.transAxes, axis.transAxes)

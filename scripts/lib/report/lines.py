@@ -5,7 +5,7 @@ runs that differ in them alone repeat each other. Trajectories with the same val
 colour and one marker. A *line* is what repeats itself within a group: the members of a family, by seed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import seaborn
@@ -69,26 +69,26 @@ class Drawing:
 
 def drawing(checkpoints: pl.DataFrame, runs: pl.DataFrame) -> Drawing:
     """How the trajectories of a study are drawn, from its tables."""
-    found = tracks(checkpoints, runs)
-    values = _values(runs)
-    groups = {track.name: _group(track, values, found) for track in found}
-    order = sorted(set(groups.values()), key=lambda group: group[0])
-    names = [name for _, name in order]
-    colors, markers = _colors(names, factors(runs)), method_markers(names)
+    rows = {row["trajectory"]: row for row in runs.iter_rows(named=True)}
+    found = [replace(t, kind=rows[t.name]["kind"], family=rows[t.name]["root"]) for t in tracks(checkpoints)]
+    groups = _groups(found, rows, factors(runs))
+    found.sort(key=lambda track: (groups[track.name][0], KINDS.index(track.kind)))
     members: dict[tuple, list[Track]] = {}
-    for track in sorted(found, key=lambda track: (groups[track.name][0], KINDS.index(track.kind))):
-        members.setdefault((groups[track.name][1], track.kind, track.family), []).append(track)
-    labels = _labels(members)
+    for track in found:
+        members.setdefault((groups[track.name][1], track.kind, rows[track.name]["family"]), []).append(track)
+    names = list(dict.fromkeys(group for group, _, _ in members))
+    colors, markers, labels = _colors(names, factors(runs)), method_markers(names), _labels(members)
+    several = len(names) > 1
     lines = tuple(
         Line(
             tuple(part),
-            key[1],
-            key[0],
-            labels[key],
-            colors[key[0]] if len(names) > 1 else KIND_COLORS[key[1]],
-            markers[key[0]] if len(names) > 1 else MARKERS[KINDS.index(key[1])],
+            kind,
+            group,
+            labels[group, kind, family],
+            colors[group] if several else KIND_COLORS[kind],
+            markers[group] if several else MARKERS[KINDS.index(kind)],
         )
-        for key, part in members.items()
+        for (group, kind, family), part in members.items()
     )
     return Drawing(lines, tuple(names), {track.name: track for track in found})
 
@@ -126,27 +126,22 @@ def _kinds(part: pl.DataFrame, names: list[str]) -> int:
     return part.select(names).n_unique()
 
 
-def _values(runs: pl.DataFrame) -> dict[str, dict]:
-    """Values of the factors of each trajectory that has any; its trunk's where it has none of its own."""
-    names = factors(runs)
-    rows = {row["trajectory"]: row for row in runs.iter_rows(named=True)}
-    found = {}
-    for trajectory, row in rows.items():
-        root = rows.get(row["root"], row)
-        own = {name: root[name] if row[name] is None else row[name] for name in names}
-        found[trajectory] = {name: value for name, value in own.items() if value is not None}
-    return found
-
-
-def _group(track: Track, values: dict[str, dict], found: list[Track]) -> tuple[tuple, str]:
-    """(order, label) of a trajectory's group: its factors, else the family of its trunk if there are several."""
-    own = values[track.name]
-    if own:
-        return (0, *((isinstance(v, str), v) for v in own.values())), ", ".join(setting(*item) for item in own.items())
-    families = {other.name: other.family for other in found}
-    name = families.get(track.root, track.root)
-    several = len({families.get(other.root, other.root) for other in found}) > 1
-    return ((1, name), name) if several else ((1, ""), "")
+def _groups(found: list[Track], rows: dict[str, dict], varied: list[str]) -> dict[str, tuple[tuple, str]]:
+    """(order, name) of the group of each trajectory: values of the factors, its trunk's where it has none of its own;
+    without any the family of its trunk, if the study has several."""
+    trunks = {track.name: rows.get(track.family, {"family": track.family})["family"] for track in found}
+    groups = {}
+    for track in found:
+        own, root = rows[track.name], rows.get(track.family, {})
+        values = {name: root.get(name) if own[name] is None else own[name] for name in varied}
+        known = {name: value for name, value in values.items() if value is not None}
+        if known:
+            order = (0, *((isinstance(value, str), value) for value in known.values()))
+            groups[track.name] = order, ", ".join(setting(*item) for item in known.items())
+        else:
+            name = trunks[track.name] if len(set(trunks.values())) > 1 else ""
+            groups[track.name] = (1, name), name
+    return groups
 
 
 def _labels(members: dict[tuple, list[Track]]) -> dict[tuple, str]:
