@@ -15,7 +15,8 @@ from scripts.lib.analysis.effects import sums_of_cells
 from scripts.lib.analysis.judging import Results, judged
 from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
 from scripts.lib.analysis.methods import methods_table, versions_table
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
+from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,
@@ -29,11 +30,12 @@ from scripts.lib.analysis.tables import (
     table,
     write_csv,
 )
-from scripts.lib.analysis.tokens_lost import history
+from scripts.lib.analysis.tokens_lost import Lost, estimate, history
 from scripts.lib.runtime import manifests
 from scripts.lib.study.claims import fixed
 
 CHECKPOINT_ORDER = ("trajectory", "step", "checkpoint")
+LOSS = (CROSS_ENTROPY.name, None)  # the metric and the subset that tokens lost are found by
 CHECKPOINT_STAGES = {"hub": "fetch", "average": "average"}
 
 
@@ -51,6 +53,9 @@ def tabulate(
     draws: int,
     seed: int,
     refused: Iterable[dict] = (),
+    neighbours: Iterable[Iterable[tuple[str, str]]] = (),
+    repeat: str | Path | None = None,
+    no_repeat: str | None = None,
     claims: dict[str, dict] | None = None,
     lineage: Iterable[dict] = (),
     record: str | Path = "",
@@ -71,6 +76,9 @@ def tabulate(
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
         confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
         refused: cells that were not run: trajectory, checkpoint, method, reason.
+        neighbours: groups of (trajectory, checkpoint) in a stable phase of one trajectory.
+        repeat: table `measurements` of the same study computed once more; None if there is none.
+        no_repeat: why there is none, where one was named.
         claims: by name, as of `Plan.claims`; none if not given.
         lineage: of the trajectories, as of `Plan.lineage`; claims need it.
         record: file of what the claims said when the study began.
@@ -88,19 +96,30 @@ def tabulate(
     missing = _refused(points, recipes)
     missing |= {(*(cell[name] for name in CELL), "quantize", None, cell["reason"]): None for cell in refused}
     measures, evaluations = _read_all(losses, tasks, points, recipes, missing)
-    measures = paired(measures, missing)
-    measurements = _measurements(study, measures, points, recipes, (confidence, draws, seed))
+    measures, known_runs = paired(measures, missing), runs_table(runs)
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
+    before = history(good)
+    measurements = _measurements(study, measures, points, recipes, (before, confidence, draws, seed))
+    noise = noise_table(
+        study,
+        measurements,
+        known_runs,
+        document_errors(measures),
+        neighbours,
+        None if repeat is None else pl.read_parquet(repeat),
+        no_repeat or NO_REPEAT,
+    )
     claims = claims or {}
     found = places(good.iter_rows(named=True), lineage) if claims else []
-    results = _results(measures, good, recipes) if claims else None
-    comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), confidence)
+    results = _results(measures, before, recipes) if claims else None
+    comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), noise, confidence)
     return {
-        "runs": runs_table(runs),
+        "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
         "datasets": datasets_table(study, measures),
         "measurements": measurements,
+        "noise": noise,
         "comparisons": comparisons,
         "verdicts": verdicts,
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
@@ -114,7 +133,7 @@ def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]
     return {tuple(item[name] for name in names): item for item in items}
 
 
-def _results(measures: list[Measure], checkpoints: pl.DataFrame, recipes: dict[tuple, dict]) -> Results:
+def _results(measures: list[Measure], before: dict, recipes: dict[tuple, dict]) -> Results:
     """What claims need of all that was measured."""
     whole = aligned([item for item in measures if item.stage == "evaluate_loss" and item.subset is None])
     draws, losses = {}, {}
@@ -123,7 +142,7 @@ def _results(measures: list[Measure], checkpoints: pl.DataFrame, recipes: dict[t
     for item in whole:
         if item.cell[2] == "none" and item.metric == CROSS_ENTROPY.name:
             losses.setdefault(item.dataset, {})[item.cell[:2]] = float(item.sums.sum() / item.sizes.sum())
-    return Results(sums_of_cells(whole, history(checkpoints)), draws, losses)
+    return Results(sums_of_cells(whole, before), draws, losses)
 
 
 def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
@@ -176,16 +195,22 @@ def _require_manifests(path, cell: tuple[str, str, str], points: dict, recipes: 
         raise ValueError(f"{path} measures {'/'.join(cell)}, but the manifest of that quantized cell is not an input")
 
 
-def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, bootstrap: tuple) -> pl.DataFrame:
+def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, settings: tuple) -> pl.DataFrame:
     rows = []
     for dataset in sorted({measure.dataset for measure in measures}):
         part = [measure for measure in measures if measure.dataset == dataset]
-        rows += [{"study": study, **_describe(row, points, recipes)} for row in _rows(part, *bootstrap)]
+        rows += [{"study": study, **_describe(row, points, recipes)} for row in _rows(part, *settings)]
     return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset"))
 
 
-def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> list[dict]:
-    """Rows of `measurements` for all measures of one dataset, resampled together."""
+def _rows(measures: list[Measure], runs: dict, confidence: float, draws: int, seed: int) -> list[dict]:
+    """Rows of `measurements` for all measures of one dataset, resampled together.
+
+    Args:
+        measures: of the dataset.
+        runs: checkpoints of the runs, as `history` gives them.
+        confidence, draws, seed: of `tabulate`.
+    """
     found = aligned(measures)
     sums, sizes = (np.array([getattr(measure, name) for measure in found]) for name in ("sums", "sizes"))
     places = {(*m.cell, m.metric, m.subset): index for index, m in enumerate(measures)}
@@ -200,7 +225,16 @@ def _rows(measures: list[Measure], confidence: float, draws: int, seed: int) -> 
     lower, upper = resampling.interval(contrast, confidence)
     single = (sizes > 0).sum(axis=1) < 2
     bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
-    return [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
+    rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
+    for i, measure in enumerate(measures):
+        if (measure.metric, measure.subset) == LOSS and base[i] != i:
+            run = runs.get(measure.cell[:2], {})
+            found = {cell: places.get((*cell, "none", *LOSS)) for cell in run}
+            found = {cell: j for cell, j in found.items() if j is not None and np.array_equal(sizes[j], sizes[i])}
+            curve, trained = list(found.values()), np.array([run[cell] for cell in found], dtype=np.float64)
+            own, others = (values[i], samples[:, i]), (values[curve], samples[:, curve])
+            rows.append(_lost_row(measure, estimate(own, trained, others, confidence), single[i]))
+    return rows
 
 
 def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
@@ -215,6 +249,21 @@ def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
         "dtype": measure.dtype,
         **dict(zip(NUMBERS, map(_number, numbers), strict=True)),
         "n": round(measure.sizes.sum()) if loss else len(measure.documents),
+    }
+
+
+def _lost_row(measure: Measure, lost: Lost, single: bool) -> dict:
+    """Row of the tokens that a quantized model lost; of a single document there is no interval."""
+    stderr, lower, upper = (None, None, None) if single else (lost.stderr, lost.lower, lost.upper)
+    numbers = (lost.value, stderr, 0.0, lost.value, lost.share, lower, upper)
+    return {
+        **dict(zip(CELL, measure.cell, strict=True)),
+        "metric": TOKENS_LOST.name,
+        "dataset": measure.dataset,
+        "dtype": measure.dtype,
+        **dict(zip(NUMBERS, numbers, strict=True)),
+        "n": round(measure.sizes.sum()),
+        "reason": lost.reason,
     }
 
 
@@ -249,6 +298,9 @@ if __name__ == "__main__":
         snakemake.params.bootstrap,
         snakemake.params.seed,
         snakemake.params.refused,
+        snakemake.params.neighbours,
+        snakemake.input.get("repeat") or None,
+        snakemake.params.no_repeat,
         snakemake.params.claims,
         snakemake.params.lineage,
         snakemake.params.record,

@@ -16,6 +16,7 @@ from scripts.lib.cluster.forecast import MAKING_CHECKPOINTS
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study import coordinates
 from scripts.lib.study.plan import BASELINE, Cell, Plan, load_plan
+from scripts.lib.study.replicates import repeat
 from scripts.report import report
 from scripts.tabulate import tabulate
 
@@ -46,6 +47,8 @@ def render(plan: Plan, going_on: bool) -> Path:
         settings["bootstrap"],
         settings["seed"],
         plan.refused_cells(),
+        plan.neighbours,
+        *repeat(plan),
         plan.claims,
         plan.lineage(),
         plan.paths.claims(study["name"]),

@@ -1,6 +1,7 @@
 """Claims: those that are shipped, what a study may list, and the record that fixes them before the data."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_methods_are_compared_on_the_same_grid(plan):
     methods = ("rtn-w3-g32", "rtn-w4-g32", "gptq-w3-g32", "gptq-w4-g32", "gptq-w3-g16", "nf4")
     made = plan({"claim": "gptq-beats-rtn", "method": "gptq-w3-g32"}, methods=methods)
     assert made.claims["gptq-beats-rtn"]["references"] == {"gptq-w3-g32": "rtn-w3-g32", "gptq-w4-g32": "rtn-w4-g32"}
+
+
+RECIPES = {path.stem: read_yaml(path) for path in Path("config/recipes").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, recipe in RECIPES.items() if recipe["algorithm"] == "gptq"))
+def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
+    """Whatever its library, order of columns and calibration; the file of the partner is found by its name here."""
+    grid = re.search(r"w\d-(?:g\d+|channel)(?:-asym)?", name)[0]
+    partner = None if "transform" in RECIPES[name] or f"rtn-{grid}" not in RECIPES else f"rtn-{grid}"
+    found = claims.references(read_yaml(Path("config/claims/gptq-beats-rtn.yaml")), RECIPES)
+    assert found.get(name) == partner
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from tests.unit.planted import ENDS, METHOD, claim, lineage, points, world
 OPPOSED = ("decay-raises", "rate-not-tokens", "tokens-raise")
 
 
-def tables(study, rows: list[dict], *names: str, record="", **claims: dict) -> dict[str, pl.DataFrame]:
+def tables(study, rows: list[dict], *names: str, record="", neighbours=(), **claims: dict) -> dict[str, pl.DataFrame]:
     listed = {name: claim(name) for name in names} | claims
-    return tabulate(**study.arguments(draws=2), claims=listed, lineage=rows, record=record)
+    return tabulate(**study.arguments(draws=2), neighbours=neighbours, claims=listed, lineage=rows, record=record)
 
 
 def primary(found: dict[str, pl.DataFrame]) -> dict[str, dict]:
@@ -85,7 +85,7 @@ def test_below_three_seeds_there_is_a_sentence_about_these_runs_only(tmp_path, s
     found = primary(tables(*world(tmp_path, 0.5, 0.5, seeds), *OPPOSED))
     assert {row["verdict"] for row in found.values()} == {"this run only"}
     assert not any(row["adjusted"] for row in found.values())
-    assert "other draws of calibration text and other runs may differ" in found["decay-raises"]["reason"]
+    assert found["decay-raises"]["reason"] == "in these runs only, documents counted; other runs may differ"
     assert found["decay-raises"]["effect"] == pytest.approx(0.5, abs=0.05)
 
 
@@ -96,6 +96,18 @@ def test_draws_of_calibration_text_widen_the_interval_of_one_run(tmp_path):
     assert row["lower"] < row["effect"] < row["upper"]
     assert row["upper"] - row["lower"] > 0.01
     assert row["method"] == METHOD
+
+
+def test_neighbours_widen_the_interval_of_one_run(tmp_path):
+    study, rows = world(tmp_path, 0.0, 0.5, (1,))
+    bare, wide = (
+        primary(tables(study, rows, "decay-raises", "tokens-raise", neighbours=groups))
+        for groups in ([], [[("run-1", f"step-{end}") for end in ENDS]])
+    )
+    for name in ("decay-raises", "tokens-raise"):
+        assert "documents and neighbouring checkpoints counted" in wide[name]["reason"]
+        assert wide[name]["effect"] == bare[name]["effect"]
+        assert wide[name]["lower"] < bare[name]["lower"] <= bare[name]["upper"] < wide[name]["upper"]
 
 
 def test_an_effect_is_the_mean_within_a_seed_then_over_seeds(tmp_path):

@@ -10,6 +10,7 @@ from snakemake.utils import update_config
 
 from scripts.lib.runtime.config_files import ConfigError, read_yaml
 from scripts.lib.study.plan import Cell, make_plan
+from scripts.lib.study.replicates import repeat
 
 BRANCH = {
     "source": "train",
@@ -111,6 +112,51 @@ def test_draws_without_calibration_text_are_refused(write):
     assert str(caught.value) == (
         "study `made-up`, cells.0.draws: 2: `rtn-w3-g32`, `nf4` use no calibration text to draw: leave `draws` out"
     )
+
+
+def with_replicates(folder, **replicates):
+    config = read_yaml("config/default.yaml")
+    update_config(config, read_yaml("config/studies/smoke.yaml"))
+    config["study"] |= {"cells": [block("smoke", "smoke-cooldown")], "replicates": replicates}
+    return make_plan(config, folder)
+
+
+def test_neighbours_are_checkpoints_of_one_trajectory_in_their_order(write):
+    run = read_yaml("config/trajectories/smoke.yaml") | {"schedule": {"name": "constant", "peak": 0.01, "warmup": 5}}
+    write("smoke", run | {"keep": [20, 25, 30, 35, 40]})
+    made = with_replicates(write.folder, neighbours=[{"trajectories": ["smoke"], "checkpoints": [40, 30, 35]}])
+    assert made.neighbours == [[("smoke", "step-30"), ("smoke", "step-35"), ("smoke", "step-40")]]
+    assert with_replicates(write.folder).neighbours == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"trajectories": ["smok"]}, "neighbours.0.trajectories: there is no trajectory `smok`; did you mean `smoke`"),
+        ({"checkpoints": [20, 30, 31]}, "neighbours.0.checkpoints: `smoke` has no cell at steps [31]: add them to"),
+        ({"checkpoints": [20, 30, 40]}, "neighbours.0.checkpoints: `smoke` is in no stable phase at step 40 (decay)"),
+        ({"checkpoints": [20, 30]}, "`replicates.neighbours.0.checkpoints`: [20, 30] is too short"),
+        ({"steps": [20]}, "unknown key `replicates.neighbours.0.steps`"),
+    ],
+)
+def test_mistakes_in_neighbours(write, entry, message):
+    run = read_yaml("config/trajectories/smoke.yaml")
+    decay = {"name": "wsd", "peak": 0.01, "warmup": 5, "decay": {"start": 30, "end": 40, "shape": "linear"}}
+    write("smoke", run | {"schedule": decay, "keep": [20, 30, 40]})
+    with pytest.raises(ConfigError) as caught:
+        with_replicates(write.folder, neighbours=[{"trajectories": ["smoke"], "checkpoints": [20, 30, 40]} | entry])
+    assert message in str(caught.value)
+
+
+def test_a_repeat_is_read_once_it_is_there_and_never_reads_itself(write, tmp_path):
+    assert repeat(with_replicates(write.folder)) == (None, None)
+    assert repeat(with_replicates(write.folder, numerics="./results")) == (None, "this is the repeat itself")
+    made = with_replicates(write.folder, numerics=str(tmp_path / "again"))
+    path = tmp_path / "again/tables/smoke/measurements.parquet"
+    assert repeat(made) == (None, f"{path} is not there yet")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert repeat(made) == (str(path), None)
 
 
 def test_branches_and_averages_have_the_seed_of_their_run(write):

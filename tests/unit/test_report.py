@@ -30,7 +30,8 @@ report("made-up", "A made-up <img> study", theme, Path("results/tables/made-up")
 """
 METHODS = pl.DataFrame(
     {
-        **{"method": ["awq-gptq-w3", "mixed"], "algorithm": ["gptq", "gguf"], "transform": ["awq", None]},
+        **{"method": ["awq-gptq-w3", "mixed"], "recipe": ["awq-gptq-w3", "mixed"], "draw": [1, None]},
+        **{"algorithm": ["gptq", "gguf"], "transform": ["awq", None]},
         **{"library": ["llmcompressor", "gguf"], "package_version": ["0.14.0.1", None], "bits": [3, None]},
         **{"group_size": [32, 256], "symmetric": [True, False], "bits_per_weight": [3.5, 4.25]},
         **{"weight_error": [0.24168, 0.1], "weight_error_lowest": [0.2, 0.1], "weight_error_highest": [0.3, 0.1]},
@@ -161,6 +162,16 @@ def test_methods_are_described(page):
     assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"]
 
 
+def test_noise_is_told_by_source_or_why_it_is_not(page):
+    head, *body = rows(page, "noise")
+    assert head[:5] == ["method", "dataset", "measure", "unit", "documents"]
+    assert {row[0] for row in body if len(row) > 1} == {"gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"}
+    (kl,) = (row for row in body if row[:3] == ["nf4", "docstrings", "kl"])
+    assert re.fullmatch(r"[\d.e-]+ \(\d+\)", kl[4])
+    assert kl[5:] == ["–"] * 4
+    assert "calibration, nf4, rtn-w3-g32: uses no calibration text" in page
+
+
 def on_all_tokens(page: str, name: str) -> list[dict[str, str]]:
     """Rows of a table of losses, by column, without those of parts of the tokens."""
     head, *body = rows(page, name)
@@ -233,6 +244,7 @@ def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):
     text = render(tmp_path, {name: table.clear() for name, table in tables.items()})
     assert "nothing measured yet" in text
     assert "Nothing is measured yet." in text
+    assert "Nothing is replicated in this study" in text
     for said in ("There is nothing to compare", "No cell was quantized", "No loss was measured", "No cell is missing"):
         assert said in text
 

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import polars as pl
 import pytest
 
@@ -192,9 +195,62 @@ def test_draws_stand_beside_their_recipe(tmp_path):
     assert "gptq-w3-g32@2" not in first_draws(tables["measurements"])["method"]
 
 
+def test_the_ledger_of_noise_reads_draws_neighbours_and_a_repeat(tmp_path):
+    strengths = {"rtn-w3-g32": (3, 0.02), "gptq-w3-g32": (3, 0.014), "gptq-w3-g32@2": (3, 0.0150)}
+    one = write_study(tmp_path / "one", two_peaks(), strengths, 40, tasks=False)
+    two = write_study(tmp_path / "two", two_peaks(), strengths | {"rtn-w3-g32": (3, 0.021)}, 40, tasks=False)
+    tabulate(**two.arguments())["measurements"].write_parquet(tmp_path / "again.parquet")
+    steps = (2000, 2200, 2400)
+    near = [[(name, f"step-{step}") for step in steps] for name in ("low", "high")]
+    noise = tabulate(**one.arguments(), neighbours=near, repeat=tmp_path / "again.parquet")["noise"]
+    kl = noise.filter(pl.col("measure") == "kl").select("source", "method", "standard_deviation", "groups")
+    found = {row[:2]: row[2:] for row in kl.rows()}
+    assert found["calibration", "gptq-w3-g32"] == (pytest.approx(math.log(15 / 14) / math.sqrt(2)), 18)
+    assert found["numerics", "rtn-w3-g32"] == (pytest.approx(math.log(21 / 20) / math.sqrt(2)), 18)
+    assert found["numerics", "gptq-w3-g32"] == (0.0, 36)
+    assert found["neighbours", "rtn-w3-g32"][1] == 2
+    assert ("seeds", "rtn-w3-g32") not in found
+    assert ("documents", "gptq-w3-g32@2") not in found
+    assert noise.filter(source="calibration", method="rtn-w3-g32")["reason"].to_list() == ["uses no calibration text"]
+
+
 def test_benchmarks_may_lack_what_snakemake_could_not_sample(tmp_path):
     path = tmp_path / "job.tsv"
     path.write_text("s\th:m:s\tmax_rss\tio_out\tcpu_time\n0.2\t0:00:00\tNA\t-\tNA\n")
     assert read_benchmark(path) == dict.fromkeys(("cpu_seconds", "peak_memory_bytes", "bytes_written")) | {
         "wall_seconds": 0.2
     }
+
+
+def test_tokens_lost_and_bits_per_byte_are_measured_of_every_quantized_model(tmp_path):
+    study = write_study(tmp_path, two_peaks(), {"nf4": (4, 0.004), "rtn-w3-g32": (3, 0.3)}, 60, tasks=False)
+    table = tabulate(**study.arguments())["measurements"]
+    losses = {
+        (row["trajectory"], row["step"]): row for row in table.filter(metric="cross_entropy", method="nf4").to_dicts()
+    }
+    (row,) = table.filter(metric="tokens_lost", method="nf4", trajectory="low-cooldown", step=2400).to_dicts()
+    run = [("low", step) for step in (400, 1000, 1400, 2000)] + [("low-cooldown", 2200), ("low-cooldown", 2400)]
+    curve = [losses[place]["baseline"] for place in run]
+    tokens = [losses[place]["tokens"] for place in run]
+    point = np.exp(np.interp(-losses["low-cooldown", 2400]["value"], -np.array(curve), np.log(tokens)))
+    assert row["value"] == pytest.approx(tokens[-1] - point) == row["difference"]
+    assert row["relative"] == row["value"] / tokens[-1]
+    assert 0 <= row["lower"] < row["relative"] < row["upper"] < 1
+    assert (row["baseline"], row["n"], row["reason"]) == (0, losses["low", 400]["n"], None)
+    far = table.filter(metric="tokens_lost", method="rtn-w3-g32", trajectory="low").sort("step").to_dicts()
+    assert [row["value"] for row in far] == [None] * len(far)
+    assert far[0]["reason"] == "no earlier checkpoint of its run was measured"
+    assert far[1]["reason"].startswith(f"its run had this loss before {tokens[0]} tokens")
+    bits = table.filter(metric="bits_per_byte").sort("method", "trajectory", "checkpoint")
+    nats = table.filter(metric="cross_entropy").sort("method", "trajectory", "checkpoint")
+    assert bits["value"].to_list() == pytest.approx((nats["value"] / 4 / np.log(2)).to_list())
+    assert bits["relative"].to_list() == pytest.approx(nats["relative"].to_list())
+    assert bits["n"].to_list() == (4 * nats["n"]).to_list()
+
+
+def test_a_loss_of_an_older_version_is_an_error_that_says_what_to_do(study):
+    path = study.root / "evaluated" / "/".join(CELL) / "loss-docstrings.parquet"
+    metadata = pl.read_parquet_metadata(path)
+    pl.read_parquet(path).drop("bytes").write_parquet(path, metadata=metadata)
+    with pytest.raises(ValueError, match="low/step-400/rtn-w3-g32 on docstrings was measured by an older version"):
+        tabulate(**study.arguments())

@@ -24,6 +24,7 @@ from scripts.lib.study.config import require_one_study, require_study
 from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
+from scripts.lib.study.replicates import repeat
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
@@ -61,6 +62,7 @@ DEVICE = config["compute"]["device"]
 MACHINE = {"threads": THREADS, "device": DEVICE}
 QUANTIZING = MACHINE | {"dtype": config["compute"]["dtype"], "probe": config["quantize"]["probe"]}
 ENV = "../../envs/trajquant.yaml"
+REPEAT, NO_REPEAT = repeat(PLAN) if "study" in config else (None, None)
 TABLES = []  # names; `table_files` adds those of each stage, and the report takes all
 
 CHECKPOINT, QUANTIZED, EVALUATED = PATHS.checkpoint(), PATHS.quantized(), PATHS.evaluated()

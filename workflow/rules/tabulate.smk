@@ -7,6 +7,7 @@ rule tabulate:
         quantized=quantized_manifests(PLAN.cells),
         losses=loss_tables(PLAN.cells),
         tasks=task_tables(PLAN.cells),
+        repeat=REPEAT or [],
     output:
         **table_files(tables.TABLES),
     log:
@@ -21,6 +22,8 @@ rule tabulate:
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
         refused=PLAN.refused_cells(),
+        neighbours=PLAN.neighbours,
+        no_repeat=NO_REPEAT,
         claims=PLAN.claims,
         lineage=PLAN.lineage() if PLAN.claims else [],
         record=PATHS.claims(STUDY),

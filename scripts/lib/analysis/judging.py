@@ -15,6 +15,7 @@ import polars as pl
 from scripts.lib.analysis import intervals, verdicts
 from scripts.lib.analysis.comparisons import Losses, Pair, Place, Selection, select
 from scripts.lib.analysis.effects import MEASURES, Measure, Sums, effect, influence
+from scripts.lib.analysis.noise import CALIBRATION, NEIGHBOURS, combined
 
 NOT_IDENTIFIABLE, NO_COMPARISON = "not identifiable", "no comparison"
 MOST_REASONS = 3
@@ -78,12 +79,17 @@ class Effect:
 
 @dataclass
 class Replicate:
-    """One repetition's effect. draws: its effect under each draw of calibration text, shape (draws,)."""
+    """One repetition's effect.
+
+    draws: its effect under each draw of calibration text, shape (draws,).
+    cells: the variance of the effect if each checkpoint's measure has a variance of 1 of its own.
+    """
 
     name: str
     effect: float
     influence: np.ndarray
     draws: np.ndarray
+    cells: float
     points: dict[float, tuple[float, np.ndarray]] = field(default_factory=dict)  # along an axis: effect, influence
 
 
@@ -93,6 +99,7 @@ def judged(
     found: list[Place],
     results: Results,
     fixed: dict[str, dict],
+    noise: pl.DataFrame,
     confidence: float,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables `comparisons` and `verdicts`.
@@ -103,6 +110,7 @@ def judged(
         found: the study's checkpoints.
         results: what was measured.
         fixed: what is on record of each claim, as of `study.claims.fixed`.
+        noise: the table, for what adds to the interval of a single run.
         confidence: coverage of the intervals.
     """
     rows, judgements = [], []
@@ -117,7 +125,8 @@ def judged(
                         about = {"study": study, "claim": name, "measure": measure, "dataset": dataset}
                         unit = {"unit": _unit(claim, MEASURES[measure])}
                         rows += [about | unit | {"recipe": recipe} | row for row in _rows(effects, confidence)]
-                        judgement = _judge(claim, selection, effects, measure, confidence)
+                        ledger = Ledger(noise, measure, recipe, dataset)
+                        judgement = _judge(claim, selection, effects, measure, ledger, confidence)
                         primary = (measure, recipe, dataset) == (claim["measure"], claim["method"], claim["dataset"])
                         judgement |= about | unit | {"method": recipe, "primary": primary}
                         judgements.append(judgement | _of_claim(claim, fixed[name]))
@@ -264,13 +273,28 @@ def replicates(effects: list[Effect], per_doubling: bool = False) -> list[Replic
                 float(np.mean([item.effect for item in highest])),
                 np.mean([item.influence for item in highest], axis=0),
                 np.array([np.mean(values) for values in draws.values()]),
+                _cells(highest, per_doubling),
                 {x: tuple(np.mean(part, axis=0) for part in zip(*values, strict=True)) for x, values in points.items()},
             )
         )
     return found
 
 
-def _judge(claim: dict, selection: Selection, effects: list[Effect], measure: str, confidence: float) -> dict:
+def _cells(effects: list[Effect], per_doubling: bool) -> float:
+    """How much of one checkpoint's own variance, such as that of neighbours, is in the mean of these effects."""
+    weights = defaultdict(float)
+    for item in effects:
+        weight = 1 / len(effects)
+        if per_doubling:
+            weight /= math.log2(item.pair.x / item.pair.reference_x)
+        weights[item.pair.row.point] += weight
+        weights[item.pair.reference.point] -= weight
+    return sum(weight**2 for weight in weights.values())
+
+
+def _judge(
+    claim: dict, selection: Selection, effects: list[Effect], measure: str, ledger: "Ledger", confidence: float
+) -> dict:
     """A row of `verdicts`, without what tells the claim; `judgement` is what Holm's correction needs of it."""
     same_measure = measure == claim["measure"]
     direction, smallest = claim["direction"], claim["smallest"]["effect"]
@@ -281,7 +305,7 @@ def _judge(claim: dict, selection: Selection, effects: list[Effect], measure: st
         reason = "; ".join([*left, *_why(selection)]) or "nothing to compare"
         return row | {"verdict": verdict, "runs": 0, "reason": reason}
     found = replicates(effects, claim["compare"].get("per") == "doubling")
-    noise, counted = _draw_noise(found)
+    noise, counted = _noise_within(found, ledger)
     influences = np.array([item.influence for item in found])
     judgement = verdicts.judge(
         np.array([item.effect for item in found]), influences, direction, smallest, confidence, noise
@@ -296,17 +320,39 @@ def _judge(claim: dict, selection: Selection, effects: list[Effect], measure: st
     return row if same_measure else row | {"verdict": None, "runs_needed": None}
 
 
-def _draw_noise(found: list[Replicate]) -> tuple[list[verdicts.Noise], list[str]]:
-    """What draws of calibration text add below three runs, and what is said of it there."""
+@dataclass(frozen=True)
+class Ledger:
+    """The rows of the table `noise` of one measure, recipe and corpus."""
+
+    noise: pl.DataFrame
+    measure: str
+    recipe: str
+    dataset: str
+
+    def variance(self, source: str) -> tuple[float, float] | None:
+        """Variance of one cell's measure from a source, and its degrees of freedom; None if the study does not tell."""
+        known = combined(self.noise, self.measure, self.recipe, self.dataset, [source])
+        return None if known is None else (known[0] ** 2, known[1])
+
+
+def _noise_within(found: list[Replicate], ledger: Ledger) -> tuple[list[verdicts.Noise], list[str]]:
+    """What counts below three replicates beside documents, which their spread holds from three on; and what is said."""
     if len(found) >= verdicts.MIN_RUNS:
         return [], []
+    noise, counted = [], ["documents"]
+    cells = float(np.mean([item.cells for item in found]))
     several = [item.draws for item in found if len(item.draws) > 1]
-    if not several:
-        return [], ["in these runs only, documents counted; other draws of calibration text and other runs may differ"]
-    freedom = sum(len(draws) - 1 for draws in several)
-    variance = float(np.mean([draws.var(ddof=1) / len(draws) for draws in several]))
-    counted = f"documents and {min(map(len, several))} draws of calibration text counted"
-    return [verdicts.Noise(variance, freedom)], [f"in these runs only, {counted}; another run may differ"]
+    if several:
+        variance = float(np.mean([draws.var(ddof=1) / len(draws) for draws in several]))
+        noise.append(verdicts.Noise(variance, sum(len(draws) - 1 for draws in several)))
+        counted.append(f"{min(map(len, several))} draws of calibration text")
+    elif known := ledger.variance(CALIBRATION):
+        noise.append(verdicts.Noise(cells * known[0], known[1]))
+        counted.append("draws of calibration text")
+    if known := ledger.variance(NEIGHBOURS):
+        noise.append(verdicts.Noise(cells * known[0], known[1]))
+        counted.append("neighbouring checkpoints")
+    return noise, [f"in these runs only, {' and '.join(counted)} counted; other runs may differ"]
 
 
 def _along_axis(found: list[Replicate], confidence: float) -> dict:

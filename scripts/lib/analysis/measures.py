@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis.metrics import LOSS_METRICS
+from scripts.lib.analysis.metrics import LOSS_METRICS, Part
 
 
 @dataclass
@@ -27,7 +27,17 @@ class Measure:
 
 
 def read_loss(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -> list[Measure]:
-    """The metrics of loss of one cell from its segments, summed by document in file order; one measure a part."""
+    """The metrics of loss of one cell from its segments, summed by document in file order; one measure a part.
+
+    Raises:
+        ValueError: the file is of an older version, without a column that a metric needs.
+    """
+    lacking = {name for metric in LOSS_METRICS for part in metric.parts for name in _names(part)} - set(frame.columns)
+    if lacking:
+        raise ValueError(
+            f"the loss of {'/'.join(cell)} on {metadata['corpus']} was measured by an older version and lacks "
+            f"{', '.join(sorted(lacking))}; measure it again (`snakemake ... -R evaluate_loss`)"
+        )
     documents, codes = np.unique(frame["document"].to_numpy(), return_inverse=True)
 
     def by_document(column: pl.Expr) -> np.ndarray:
@@ -43,6 +53,11 @@ def read_loss(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -
         for metric in LOSS_METRICS
         for part in metric.parts
     ]
+
+
+def _names(part: Part) -> list[str]:
+    """Columns of evaluate_loss that a part of a metric reads."""
+    return [*part.total.meta.root_names(), *part.weight.meta.root_names()]
 
 
 def read_tasks(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -> list[Measure]:

@@ -92,7 +92,11 @@ def error_of(metric: Metric, value: float, baseline: float) -> float | None:
 
 def error_words(metric: Metric) -> str:
     """The error as an axis calls it."""
-    words = {DROP: "accuracy drop, share of 1 - baseline", RELATIVE: f"relative error, {metric.unit}"}
+    words = {
+        DROP: "accuracy drop, share of 1 - baseline",
+        RELATIVE: f"relative error, {metric.unit}",
+        SHARE: f"share of the checkpoint's {metric.unit}",
+    }
     return words.get(metric.error, f"difference, {metric.unit}")
 
 

@@ -11,6 +11,7 @@ from polars import selectors
 from scripts.lib.analysis.costs import COSTS
 from scripts.lib.analysis.datasets import DATASETS
 from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
+from scripts.lib.analysis.noise import NOISE
 
 
 def _columns(*names: str, kind=pl.String) -> dict:
@@ -46,6 +47,7 @@ MEASUREMENTS = {
     **_columns(*NUMBERS, kind=pl.Float64),
     **_columns("n", kind=pl.Int64),
     **_columns("dtype"),
+    **_columns("reason"),  # why the value or a bound is absent
 }
 SCHEDULES = {  # learning rates along each run, fine enough to be drawn
     **_columns("trajectory"),
@@ -70,6 +72,7 @@ TABLES = {
     "schedules": SCHEDULES,
     "datasets": DATASETS,
     "measurements": MEASUREMENTS,
+    "noise": NOISE,
     "comparisons": COMPARISONS,
     "verdicts": VERDICTS,
     "missing": MISSING,

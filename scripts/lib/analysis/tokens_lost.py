@@ -7,6 +7,8 @@ less over the logarithm than over the tokens themselves, a / (1 + a); within a d
 say the same.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
@@ -19,7 +21,8 @@ def history(checkpoints: pl.DataFrame) -> dict[Cell, dict[Cell, int]]:
     """For every checkpoint, the checkpoints of its run up to itself, each with its training tokens, in their order.
 
     A branch's run goes back through its parent, to where it started; an average's through the run that it averages, to
-    before its first checkpoint. Checkpoints without tokens, untrained ones too, are left out.
+    before its first checkpoint, and so does a branch whose start is not in the table. Checkpoints without tokens,
+    untrained ones too, are left out.
 
     Args:
         checkpoints: the table.
@@ -69,3 +72,58 @@ def tokens_lost(loss: np.ndarray, trained: np.ndarray, losses: np.ndarray) -> np
         point = np.exp(np.log(trained[before]) + share * (np.log(trained[after]) - np.log(trained[before])))
     nothing, beyond = above[..., -1], ~above.any(axis=-1)
     return np.where(nothing, 0.0, np.where(beyond, np.inf, trained[-1] - point))
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Tokens lost of one cell.
+
+    Attributes:
+        value: training tokens; None where the run's measured curve does not say.
+        stderr: its standard error.
+        share: of the checkpoint's training tokens, with `lower` and `upper`.
+        reason: why a number is absent; None if none is.
+    """
+
+    value: float | None = None
+    stderr: float | None = None
+    share: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    reason: str | None = None
+
+
+def estimate(
+    loss: tuple[float, np.ndarray], trained: np.ndarray, losses: tuple[np.ndarray, np.ndarray], confidence: float
+) -> Lost:
+    """Tokens lost, with an interval from resampled documents; what lies before the measured checkpoints is absent.
+
+    Args:
+        loss: of the quantized model, and under each resample, (draws,).
+        trained: as `tokens_lost` takes it.
+        losses: of the run's checkpoints, (checkpoints,), and under each resample, (draws, checkpoints).
+        confidence: coverage of the interval.
+    """
+    if not len(trained):
+        return Lost(reason="its checkpoint has no known number of training tokens")
+    value = float(tokens_lost(np.array(loss[0]), trained, losses[0]))
+    draws = tokens_lost(loss[1], trained, losses[1])
+    tail = (1 - confidence) / 2
+    known = len(draws) and np.isfinite(loss[1]).all()
+    ends = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf") if known else (np.inf, np.inf)
+    value, *shares = (_known(number) for number in (value, value / trained[-1], *(end / trained[-1] for end in ends)))
+    stderr = float(draws.std(ddof=1)) if known and np.isfinite(draws).all() else None
+    return Lost(value, stderr, *shares, _reason(trained, value, known and shares[-1] is None))
+
+
+def _reason(trained: np.ndarray, value: float | None, open_ended: bool) -> str | None:
+    if len(trained) == 1 and (value is None or open_ended):
+        return "no earlier checkpoint of its run was measured"
+    if value is None:
+        return f"its run had this loss before {trained[0]:.0f} tokens, where the measured checkpoints begin"
+    ends = f"the interval goes back to before {trained[0]:.0f} tokens, where the measured checkpoints begin"
+    return ends if open_ended else None
+
+
+def _known(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None

@@ -127,7 +127,8 @@ def _line(row: dict) -> str:
 
 
 def _badge(verdict: str) -> str:
-    return f'<span class="badge {CLASSES[verdict]}" title="{MEANING[verdict]}">{SIGNS[verdict]} {verdict.capitalize()}</span>'
+    told = f"{SIGNS[verdict]} {verdict.capitalize()}"
+    return f'<span class="badge {CLASSES[verdict]}" title="{MEANING[verdict]}">{told}</span>'
 
 
 def _bar(row: dict, limit: float) -> str:

@@ -184,6 +184,22 @@ def described(methods: pl.DataFrame) -> GT:
     return wrapped(shown.cols_align("right", ["bits", "weight error"]), "calibration")
 
 
+def noisy(noise: pl.DataFrame) -> GT:
+    """The ledger of noise: one row a method, corpus and measure, a column a source; why sources are absent below."""
+    known, place = noise.filter(pl.col("reason").is_null()), ["method", "dataset", "measure"]
+    rows = known.select(*place, "unit").unique(maintain_order=True)
+    for source in noise["source"].unique(maintain_order=True):
+        part = known.filter(pl.col("source") == source)
+        cells = zip(part["standard_deviation"], part["degrees_of_freedom"], strict=True)
+        told = _texts(source, (f"{deviation:.2g} ({freedom:.0f})" for deviation, freedom in cells))
+        rows = rows.join(part.select(*place, told), on=place, how="left")
+    shown = table("noise", rows.sort("method", "dataset", maintain_order=True), "Nothing is replicated in this study.")
+    absent = noise.filter(pl.col("reason").is_not_null()).group_by("source", "reason", maintain_order=True)
+    for (source, reason), part in absent:
+        shown = shown.tab_source_note(f"{source}, {', '.join(part['method'])}: {reason}")
+    return shown
+
+
 def errors(measurements: pl.DataFrame) -> pl.DataFrame:
     """A row a checkpoint and method, for each metric that the report shows as a loss: the loss before and after
     quantization, its error with the paired interval, and on all tokens KL and agreement."""

@@ -37,8 +37,8 @@ def add_claims(plan) -> None:
         if not corpora:
             raise ConfigError(f"{where}: a claim needs `loss` in one block of `cells` at least; add a corpus")
         method = _method(claim["method"], chosen, recipes, where)
-        references = _references(claim, recipes)
-        plan.claims[name] = ordered(claim | {"method": method, "dataset": corpora[0], "references": references})
+        decided = {"method": method, "dataset": corpora[0], "references": references(claim, recipes)}
+        plan.claims[name] = ordered(claim | decided)
 
 
 def _check_axis(compare: dict, where: str) -> None:
@@ -72,8 +72,12 @@ def _method(settings: dict, chosen: str | None, recipes: dict, where: str) -> st
     )
 
 
-def _references(claim: dict, recipes: dict) -> dict[str, str]:
-    """Each recipe that a claim is about, with the one on the reference's side."""
+def references(claim: dict, recipes: dict) -> dict[str, str]:
+    """Each recipe that a claim is about, with the one on the reference's side.
+
+    Args:
+        claim: as in its file. recipes: by name.
+    """
     if claim["compare"]["what"] != "method":
         return {name: name for name in recipes}
     plain = {name: recipe for name, recipe in recipes.items() if "transform" not in recipe}

@@ -13,6 +13,7 @@ from scripts.lib.study.needs import corpora_of_documents
 from scripts.lib.study.paths import Paths
 from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
+from scripts.lib.study.replicates import neighbours
 from scripts.lib.study.selection import select
 from scripts.lib.study.trajectories.base import Trajectory
 from scripts.lib.study.trajectories.families import Families, Family
@@ -51,6 +52,7 @@ class Plan:
     recipes: what the files of the methods' recipes hold, by method; all draws of a recipe have the same.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
+    neighbours: groups of (trajectory, checkpoint) that tell how checkpoints of a stable phase scatter.
     claims: by name, as `add_claims` reads them.
     suites: by name, what `suites.describe` says of them: files of their tasks and of their documents, and the like.
     """
@@ -68,6 +70,7 @@ class Plan:
     suites: dict[str, dict] = field(default_factory=dict)
     claims: dict[str, dict] = field(default_factory=dict)
     refused: dict[Cell, str] = field(default_factory=dict)
+    neighbours: list[list[tuple[str, str]]] = field(default_factory=list)
 
     @property
     def paths(self) -> Paths:
@@ -153,6 +156,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
             _add_suite(plan, suite, folder / "tasks", where)
         _add_cells(plan, names, block, methods, where)
     set_aside_refused(plan)
+    plan.neighbours = neighbours(plan)
     add_claims(plan)
     return plan
 
