@@ -89,7 +89,7 @@ def overview(tables: Tables) -> Figure:
             _label_ends(ends, drawn)
     noisy = tables["noise"]["standard_deviation"].is_not_null().any()
     band = [Patch(color="0.85", label="noise of one cell (2 standard deviations)")] if noisy else []
-    figures.legend(figure, [*_line_entries(drawn, labelled=True), *band], columns=4)
+    figures.legend(figure, [*_line_entries(drawn, labelled=True), *band])
     return figure
 
 
@@ -143,7 +143,8 @@ def error_vs_tokens(tables: Tables) -> Figure:
     places = _places(measurements, cells)
     if not places:
         return figures.placeholder(TOO_LITTLE if cells else NOTHING_QUANTIZED)
-    figure, axes, strips = figures.panels(len(places), 2, 2.5, strip=True, sharex=True)
+    columns = 2 if len(places) in (1, 2, 4) else 3
+    figure, axes, strips = figures.panels(len(places), columns, 2.5, strip=True, sharex=True)
     for number, (axis, (method, dataset)) in enumerate(zip(axes, places, strict=True)):
         for line in drawn.lines:
             found = curves.curves_of(cells, line, dataset, method)
@@ -153,7 +154,7 @@ def error_vs_tokens(tables: Tables) -> Figure:
         axis.set_title(_title(method, dataset, cells))
         figures.zero_axis(axis)
         figures.percent_axis(axis)
-        axis.set_ylabel("relative error of loss" if number % 2 == 0 else "")
+        axis.set_ylabel("relative error of loss" if number % columns == 0 else "")
     for number, strip in enumerate(strips):
         curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
         figures.token_axis(strip)
@@ -169,7 +170,7 @@ def baseline_vs_quantized(tables: Tables) -> Figure:
     places = _places(measurements, cells)
     if not places:
         return figures.placeholder(TOO_LITTLE if cells else NOTHING_QUANTIZED)
-    columns = 2 if len(places) <= 4 else 3
+    columns = 2 if len(places) in (1, 2, 4) else 3
     limits = figures.focus(pl.concat(cells.values())["baseline"].to_list())
     by_place = {place: [cell for key, cell in cells.items() if (key[1], key[0]) == place] for place in places}
     figure, axes, _ = figures.panels(len(places), columns, 3.6 if columns == 2 else 2.7)
@@ -206,7 +207,6 @@ def errors_by_method(tables: Tables) -> Figure:
             curves.label_rows(axis, drawn.lines, methods)
             axis.set_title(_title("", dataset, losses))
         curves.name_blocks(axis, methods, named=number % len(ENDS) == len(ENDS) - 1)
-    figures.legend(figure, curves.seed_entries(drawn))
     return figure
 
 
@@ -236,7 +236,6 @@ def tasks(tables: Tables) -> Figure:
         axis.locator_params(axis="x", nbins=5)
         figures.percent_axis(axis, "x")
         axis.set_xlabel(error_words(METRICS[name]))
-    figures.legend(figure, curves.seed_entries(part))
     return figure
 
 

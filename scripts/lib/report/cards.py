@@ -23,6 +23,8 @@ MEANING = {
 }
 CLASSES = {verdict: verdict.replace(" ", "-") for verdict in ORDER}
 HALF, HEIGHT = 150, 26  # of the bar of a card, in units of its drawing
+THESE_RUNS = "In this study's runs only: fewer than three say nothing about training, and another may differ."
+BARS = "In the bars: no effect (line), where the claim holds (shaded), the effect (dot) and its interval across runs."
 NOTHING_LISTED = "The study lists no claims to decide."
 
 
@@ -35,7 +37,7 @@ def summary(verdicts: pl.DataFrame) -> HTML:
     parts = [
         f'<span class="badge {CLASSES[verdict]}">{SIGNS[verdict]} {count} {verdict}</span>' for verdict, count in counts
     ]
-    return HTML(f'<p class="counts">Claims: {" ".join(parts)}</p>')
+    return HTML(f'<p class="counts">Claims: {" ".join(parts)}</p><p class="note">{BARS}</p>')
 
 
 def cards(verdicts: pl.DataFrame, comparisons: pl.DataFrame) -> HTML:
@@ -82,22 +84,19 @@ def _card(row: dict, others: list[dict], limit: float, tested: int, opposed: lis
         f'<p class="facts">Smallest effect that matters: {html.escape(smallest(row))}. <b>{runs}</b> '
         f"({html.escape(row['replicates'])}), {html.escape(row['method'])} on {html.escape(row['dataset'])}.</p>",
         f'<p class="why">{html.escape(" ".join(_reasons(row, tested, opposed)))}</p>',
-        _also(others),
-        f'<p class="whose">{html.escape(row["source"])}; its evidence: {html.escape(row["evidence"])}.'
-        f" <code>{html.escape(row['claim'])}</code></p>",
+        f'<p class="whose">Claimed by {html.escape(row["source"])}. <code>{html.escape(row["claim"])}</code></p>',
+        _more(row, others),
     ]
     return f'<article class="card {CLASSES[row["verdict"]]}">{"".join(parts)}</article>'
 
 
 def _reasons(row: dict, tested: int, opposed: list[tuple[str, str]]) -> list[str]:
     """Why the verdict is what it is, and what a reader must know of it."""
-    told = []
+    told = [THESE_RUNS] if row["verdict"] == THIS_RUN_ONLY else []
     if row["verdict"] == UNDECIDED and _alone(row):
         told.append(f"Its interval alone would decide, but not once corrected for the {tested} claims of this study.")
     if row["runs_needed"]:
         told.append(f"About {row['runs_needed']} runs would decide it (power 80 %).")
-    if row["reason"]:
-        told.append(row["reason"][0].upper() + row["reason"][1:] + ".")
     told += [f"Measures disagree: {harmed} says more harm where {other} says less." for harmed, other in opposed]
     if row["changed"]:
         told.append(f"The claim was changed after {row['fixed']}, when the study began.")
@@ -114,11 +113,17 @@ def _alone(row: dict) -> bool:
     return all(not row["lower"] <= line <= row["upper"] for line in lines.get(row["direction"], (row["smallest"],)))
 
 
-def _also(others: list[dict]) -> str:
-    if not others:
-        return ""
-    told = "; ".join(f"{html.escape(MEASURES[row['measure']].words)} {html.escape(effect(row))}" for row in others)
-    return f'<p class="also">Also, deciding nothing: {told}.</p>'
+def _more(row: dict, others: list[dict]) -> str:
+    """What opens on a click: other measures, what the claim rests on, why its line is where it is, what is left out."""
+    also = "; ".join(f"{MEASURES[other['measure']].words} {effect(other)}" for other in others)
+    told = {
+        "Other measures, which decide nothing": also,
+        "Counted, and left out": row["reason"],
+        "Why that effect matters": row["smallest_reason"],
+        "The claim's own evidence": row["evidence"],
+    }
+    parts = "".join(f"<p><b>{name}:</b> {html.escape(text)}</p>" for name, text in told.items() if text)
+    return f"<details><summary>Other measures and reasons</summary>{parts}</details>"
 
 
 def _line(row: dict) -> str:

@@ -11,7 +11,7 @@ from scripts.lib.analysis.metrics import Metric, rows_of
 from scripts.lib.analysis.tracks import AVERAGE, BRANCH, Track
 from scripts.lib.report import figures
 from scripts.lib.report.figures import MARKERS
-from scripts.lib.report.lines import KIND_WORDS, LINES, Drawing, Line
+from scripts.lib.report.lines import LINES, MANY, Drawing, Line
 
 MANY_POINTS = 40  # above this a line has no markers
 MOST_LABELS = 6  # at the ends of lines, instead of a legend
@@ -197,12 +197,12 @@ def label_rows(axis, lines: list[Line], methods: list[str]) -> None:
     heights = [row_of(block, place, len(lines)) for block in range(len(methods)) for place in range(len(lines))]
     axis.set_yticks(heights, [line.label for _ in methods for line in lines], fontsize=8)
     axis.set_ylim(len(methods) - 0.5, -0.5)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(visible=False, axis="y")
 
 
 def name_blocks(axis, methods: list[str], named: bool) -> None:
     """Draw lines between the methods' blocks of a panel of ends, and name them at its right."""
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
     for border in range(1, len(methods)):
         axis.axhline(border - 0.5, color="0.75", linewidth=0.8)
     place = axis.get_yaxis_transform()
@@ -229,9 +229,7 @@ def kind_entries(drawn: Drawing, plain: bool = False) -> list[Line2D]:
         face = "white" if kind == AVERAGE else color
         style = {"markersize": 5, "markerfacecolor": face, "linewidth": THICK}
         marker = (None if plain and kind != AVERAGE else MARKERS[0]) if several else line.marker
-        found.append(
-            Line2D([], [], color=color, linestyle=LINES[kind], marker=marker, label=KIND_WORDS[kind] + "s", **style)
-        )
+        found.append(Line2D([], [], color=color, linestyle=LINES[kind], marker=marker, label=MANY[kind], **style))
     return found
 
 

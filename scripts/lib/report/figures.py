@@ -71,12 +71,15 @@ def save(figure: Figure, svg: str | Path, png: str | Path, pdf: str | Path) -> N
 
 
 def inline(figure: Figure, name: str, caption: str):
-    """A figure with its caption as HTML in a notebook, and close it.
+    """A figure with its caption as HTML in a notebook, and close it; of a placeholder the text alone.
 
     The SVG is that of `save`, but as wide as the page, and with ids of its own so that no two figures share any.
     """
     from IPython.display import HTML
 
+    if figure.get_label():
+        plt.close(figure)
+        return HTML(f'<p class="note">{html.escape(figure.get_label())}</p>')
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
@@ -134,8 +137,8 @@ def panels(count: int, columns: int, height: float, strip: bool = False, **optio
 
 
 def placeholder(text: str) -> Figure:
-    """A figure that says why there is nothing to show."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 1.6))
+    """A figure that says why there is nothing to show, also in its label."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.6), label=text)
     axis.set_axis_off()
     axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=11, color="0.35", wrap=True)
     return figure
@@ -206,7 +209,15 @@ def focus(values: list[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def legend(figure: Figure, entries: list[Line2D], columns: int = 5) -> None:
-    """One legend for the whole figure, below it."""
+def legend(figure: Figure, entries: list[Line2D], most: int = 5) -> None:
+    """One legend for the whole figure, below it, in as many columns as its width has room for."""
     if entries:
-        figure.legend(handles=entries, loc="outside lower center", ncols=min(columns, len(entries)), fontsize=9)
+        columns = next(n for n in range(min(most, len(entries)), 0, -1) if n == 1 or _legend_width(entries, n) < WIDTH)
+        figure.legend(handles=entries, loc="outside lower center", ncols=columns, fontsize=9, handlelength=2.6)
+
+
+def _legend_width(entries: list[Line2D], columns: int) -> float:
+    """About how wide a legend is, in inches; it is filled column by column."""
+    rows = -(-len(entries) // columns)
+    lengths = [len(entry.get_label()) for entry in entries]
+    return sum(0.75 + 0.085 * max(lengths[start : start + rows]) for start in range(0, len(entries), rows))

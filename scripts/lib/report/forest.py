@@ -51,7 +51,8 @@ def draw(verdicts: pl.DataFrame) -> Figure:
         _draw_row(axis, place, row, limit)
     axis.axvline(0, color="0.3", linewidth=1)
     axis.axvline(1, color="0.3", linewidth=1, linestyle="--")
-    axis.set_xlim(-limit, limit)
+    lowest = min(number for row in rows for number in in_smallest(row) if number is not None)
+    axis.set_xlim(max(-limit, min(-1.5, 1.1 * lowest)), limit)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     several = verdicts["dataset"].n_unique() > 1
     axis.set_yticks(range(len(rows)), [_label(row, several) for row in rows], fontsize=9)
@@ -74,8 +75,8 @@ def _draw_row(axis, place: int, row: dict, limit: float) -> None:
             if abs(bound) > limit:
                 axis.plot(np.sign(bound) * limit * 0.99, place, marker, color=color, markersize=6, clip_on=False)
     inside = float(np.clip(value, -limit, limit))
-    style = {"markersize": 8 if row["primary"] else 5, "markeredgecolor": "white", "zorder": 3}
-    axis.plot(inside, place, MARKERS.get(row["verdict"], "o") if row["primary"] else ".", color=color, **style)
+    style = {"markersize": 8 if row["primary"] else 4.5, "markeredgecolor": "white", "zorder": 3}
+    axis.plot(inside, place, MARKERS.get(row["verdict"], "o") if row["primary"] else "o", color=color, **style)
     told = f"{effect(row)}" + (f"  {row['verdict']}" if row["primary"] else "")
     weight = "bold" if row["primary"] else "normal"
     axis.text(
@@ -93,8 +94,7 @@ def _entries(rows: list[dict]) -> list[Line2D]:
     style = {"linestyle": "-", "markeredgecolor": "white", "markersize": 8, "linewidth": 2}
     entries = [Line2D([], [], color=COLORS[v], marker=MARKERS[v], label=v, **style) for v in verdicts]
     if not all(row["primary"] for row in rows):
-        entries.append(
-            Line2D([], [], color=DESCRIPTIVE, marker=".", linewidth=1.2, label="another method: decides nothing")
-        )
+        style = {"color": DESCRIPTIVE, "marker": "o", "markersize": 4.5, "linewidth": 1.2}
+        entries.append(Line2D([], [], label="another method: decides nothing", **style))
     line = {"color": "0.3", "linestyle": "--", "linewidth": 1}
     return [*entries, Line2D([], [], label="smallest effect that matters", **line)]

@@ -18,6 +18,7 @@ IDENTITY = ("trajectory", "family", "root", "kind", "parent", "parent_checkpoint
 WORDS = {"schedule.peak": "peak rate"}  # of settings whose last part alone would not be understood
 LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
 KIND_WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
+MANY = {TRUNK: "runs", BRANCH: "branches", AVERAGE: "averages"}
 KIND_COLORS = {TRUNK: "#0072b2", BRANCH: "#d55e00", AVERAGE: "#009e73"}  # Okabe and Ito's, where nothing varies
 SMALL = 1e-2  # below it numbers are written as rates are
 

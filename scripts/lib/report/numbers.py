@@ -12,9 +12,10 @@ MOST_DECIMALS = 6
 
 
 def decimals(value: float, half_width: float | None = None) -> int:
-    """Decimals that carry meaning: to the second digit of an interval's half width, else to the value's third."""
+    """Decimals that carry meaning: to the first digit of an interval's half width, the second where the first is below
+    3; without an interval to the value's third digit."""
     if half_width:
-        place = 1 - math.floor(math.log10(half_width))
+        place = -math.floor(math.log10(half_width / 3))
     elif value:
         place = 2 - math.floor(math.log10(abs(value)))
     else:
@@ -58,7 +59,7 @@ def effect(row: dict) -> str:
 def smallest(row: dict) -> str:
     """The smallest effect that matters of a row of `verdicts`, in the claimed direction, as its measure is shown."""
     measure, least = MEASURES[row["measure"]], row["smallest"]
-    told = with_interval(_scaled(measure.shown, -least if row["direction"] == "lower" else least))
+    told = f"{_scaled(measure.shown, -least if row['direction'] == 'lower' else least):.3g}"
     sign = {"higher": "+", "equal": "±"}.get(row["direction"], "")
     return f"{sign}{told}{unit_of(row)}"
 

@@ -131,7 +131,7 @@ def chosen(choices: pl.DataFrame) -> GT:
 
 
 def decided(verdicts: pl.DataFrame) -> GT:
-    """Every row of `verdicts`: what each measure and method says of each claim; what decides it comes first."""
+    """Every row of `verdicts`; of each claim that with the verdict first, then other measures, which decide nothing."""
     rows = list(verdicts.iter_rows(named=True))
     frame = verdicts.select(
         "claim",
@@ -141,7 +141,7 @@ def decided(verdicts: pl.DataFrame) -> GT:
         _texts("effect", map(effect, rows)),
         _texts("smallest that matters", (smallest(row) if row["smallest"] else None for row in rows)),
         pl.col("runs"),
-        _texts("verdict", map(_verdict, rows)),
+        _texts("verdict", (row["verdict"] if row["primary"] else None for row in rows)),
         _texts("slope", map(_slope, rows)),
         _texts("monotone", ({None: None, True: "yes", False: "no"}[row["monotone"]] for row in rows)),
     )
@@ -193,7 +193,9 @@ def noisy(noise: pl.DataFrame) -> GT:
         cells = zip(part["standard_deviation"], part["degrees_of_freedom"], strict=True)
         told = _texts(source, (f"{deviation:.2g} ({freedom:.0f})" for deviation, freedom in cells))
         rows = rows.join(part.select(*place, told), on=place, how="left")
-    shown = table("noise", rows.sort("method", "dataset", maintain_order=True), "Nothing is replicated in this study.")
+    words = {name: measure.words for name, measure in MEASURES.items()}
+    rows = rows.sort("method", "dataset", maintain_order=True).with_columns(pl.col("measure").replace(words))
+    shown = table("noise", rows, "Nothing is replicated in this study.")
     absent = noise.filter(pl.col("reason").is_not_null()).group_by("source", "reason", maintain_order=True)
     for (source, reason), part in absent:
         shown = shown.tab_source_note(f"{source}, {', '.join(part['method'])}: {reason}")
@@ -207,7 +209,8 @@ def errors(measurements: pl.DataFrame) -> pl.DataFrame:
     part = rows_in(measurements, LOSS).filter(pl.col("method") != "none").sort(*keys)
     others = [_beside(measurements, metric) for metric in (KL, TOP1_AGREEMENT)]
     frame = part.select(
-        *(*keys, "tokens", "learning_rate", pl.col("baseline").alias("baseline_loss"), pl.col("value").alias("loss")),
+        *(*keys, "tokens", "learning_rate"),
+        *(pl.col("baseline").alias("baseline_loss"), pl.col("value").alias("loss_after")),
         _texts("error", map(_error, part.iter_rows(named=True))),
     )
     for other in others:
@@ -332,11 +335,6 @@ def _setting(value) -> str | None:
 
 def _three_digits(value: float | None) -> str:
     return DASH if value is None else fixed(value, decimals(value))
-
-
-def _verdict(row: dict) -> str:
-    """The verdict of what decides a claim; else why there is none."""
-    return row["verdict"] or ("another measure" if row["smallest"] is None else "another method")
 
 
 def _slope(row: dict) -> str | None:
