@@ -42,6 +42,19 @@ def test_the_baseline_is_exactly_itself(finished):
     assert rows.filter(polars.col("metric") == "cross_entropy")["relative"].to_list() == [0.0] * 4
 
 
+def test_claims_are_judged_and_were_written_down_before_the_data(finished):
+    """By a stage that got them from the plan, from a record that the head wrote when the first job started."""
+    lines = [json.loads(line) for line in (finished / "results/claims/smoke.jsonl").read_text().splitlines()]
+    assert {line["claim"]: line["measured"] for line in lines} == {"decay-raises": 0, "lawa-lowers": 0}
+    table = polars.read_parquet(finished / "results/tables/smoke/verdicts.parquet").filter(polars.col("primary"))
+    assert table["verdict"].to_list() == ["this run only"] * 2
+    assert sorted(table["hash"]) == sorted(line["hash"] for line in lines)
+    assert not table["changed"].any()
+    pairs = polars.read_parquet(finished / "results/tables/smoke/comparisons.parquet").filter(measure="kl")
+    assert set(pairs["method"]) == {"rtn-w3-g32", "gptq-w3-g16"}
+    assert set(pairs["reference_trajectory"]) == {"smoke"}
+
+
 def test_rates_and_phases_follow_the_schedules(finished):
     table = polars.read_parquet(finished / "results/tables/smoke/checkpoints.parquet")
     rows = {(row["trajectory"], row["step"]): row for row in table.to_dicts()}
