@@ -24,7 +24,7 @@ MEANING = {
 CLASSES = {verdict: verdict.replace(" ", "-") for verdict in ORDER}
 HALF, HEIGHT = 150, 26  # of the bar of a card, in units of its drawing
 THESE_RUNS = "In this study's runs only: fewer than three say nothing about training, and another may differ."
-BARS = "In the bars: no effect (line), where the claim holds (shaded), the effect (dot) and its interval across runs."
+BARS = "In the bars: no effect (line), where the claim holds (shaded), the effect (dot) and its interval."
 NOTHING_LISTED = "The study lists no claims to decide."
 
 
@@ -97,7 +97,9 @@ def _reasons(row: dict, tested: int, opposed: list[tuple[str, str]]) -> list[str
         told.append(f"Its interval alone would decide, but not once corrected for the {tested} claims of this study.")
     if row["runs_needed"]:
         told.append(f"About {row['runs_needed']} runs would decide it (power 80 %).")
-    told += [f"Measures disagree: {harmed} says more harm where {other} says less." for harmed, other in opposed]
+    if opposed:
+        pairs = "; ".join(f"{harmed} says more harm where {other} says less" for harmed, other in opposed)
+        told.append(f"Measures disagree: {pairs}.")
     if row["changed"]:
         told.append(f"The claim was changed after {row['fixed']}, when the study began.")
     elif row["measured_before"]:

@@ -9,12 +9,13 @@ DASH = "–"
 PERCENTS = 100.0, f"{SPACE}%"
 SCALES = {PLAIN: (1.0, ""), POINTS: (100.0, f"{SPACE}points"), PERCENT: PERCENTS, RATIO: PERCENTS}
 MOST_DECIMALS = 6
+NO_WIDTH = 1e-6  # of a value, up to which an interval has none
 
 
 def decimals(value: float, half_width: float | None = None) -> int:
     """Decimals that carry meaning: to the first digit of an interval's half width, the second where the first is below
     3; without an interval to the value's third digit."""
-    if half_width:
+    if half_width and half_width > NO_WIDTH * abs(value):
         place = -math.floor(math.log10(half_width / 3))
     elif value:
         place = 2 - math.floor(math.log10(abs(value)))
