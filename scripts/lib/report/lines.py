@@ -15,7 +15,7 @@ from scripts.lib.report.figures import MARKERS, method_markers
 
 SEEDS = ("seed", "data_seed")
 IDENTITY = ("trajectory", "family", "root", "kind", "parent", "parent_checkpoint")
-WORDS = {"schedule.peak": "peak rate"}  # of settings whose last part alone would not be understood
+WORDS = {"schedule.peak": "peak rate", "schedule.name": "schedule"}  # of settings that their path says badly
 LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
 KIND_WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
 MANY = {TRUNK: "runs", BRANCH: "branches", AVERAGE: "averages"}
@@ -114,7 +114,7 @@ def setting(name: str, value) -> str:
 
 
 def setting_name(name: str) -> str:
-    return WORDS.get(name, name.rpartition(".")[2].replace("_", " "))
+    return WORDS.get(name, name.partition(".")[2].replace(".", " ").replace("_", " ") or name.replace("_", " "))
 
 
 def setting_value(value) -> str:
@@ -129,8 +129,9 @@ def _kinds(part: pl.DataFrame, names: list[str]) -> int:
 
 def _groups(found: list[Track], rows: dict[str, dict], varied: list[str]) -> dict[str, tuple[tuple, str]]:
     """(order, name) of the group of each trajectory: values of the factors, its trunk's where it has none of its own;
-    without any the family of its trunk, if the study has several."""
+    without any the family of its trunk; nothing where all are of one family and nothing varies."""
     trunks = {track.name: rows.get(track.family, {"family": track.family})["family"] for track in found}
+    alone = not varied and len(set(trunks.values())) == 1
     groups = {}
     for track in found:
         own, root = rows[track.name], rows.get(track.family, {})
@@ -140,7 +141,7 @@ def _groups(found: list[Track], rows: dict[str, dict], varied: list[str]) -> dic
             order = (0, *((isinstance(value, str), value) for value in known.values()))
             groups[track.name] = order, ", ".join(setting(*item) for item in known.items())
         else:
-            name = trunks[track.name] if len(set(trunks.values())) > 1 else ""
+            name = "" if alone else trunks[track.name]
             groups[track.name] = (1, name), name
     return groups
 
