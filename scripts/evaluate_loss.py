@@ -170,7 +170,7 @@ def main(snakemake) -> None:
         reason = misfit(snakemake.input.weights, params.window)
     if cell["status"] == "ok" and reason is None:
         tokens_manifest, tokens, documents = snakemake.input.validation
-        windows = load_windows(tokens, params.window, params.windows)
+        windows = load_windows(tokens, params.window, None if params.windows == "all" else params.windows)
         baseline = Path(snakemake.input.baseline) if snakemake.input.get("baseline") else None
         model = Path(snakemake.input.weights)
         results = evaluate_loss(model, baseline, windows, params.batch_size, params.dtype, device)

@@ -1,13 +1,14 @@
 """tabulate: everything that was measured for a study, as tidy tables."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis import metrics, resampling
+from scripts.lib.analysis import intervals, metrics
 from scripts.lib.analysis.comparisons import places
 from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.datasets import datasets_table
@@ -50,8 +51,6 @@ def tabulate(
     tasks: Iterable[str | Path],
     benchmarks: str | Path,
     confidence: float,
-    draws: int,
-    seed: int,
     refused: Iterable[dict] = (),
     neighbours: Iterable[Iterable[tuple[str, str]]] = (),
     repeat: str | Path | None = None,
@@ -74,7 +73,7 @@ def tabulate(
         checkpoints, quantized: manifests of its checkpoints and quantized cells, refused ones too.
         losses, tasks: parquets of evaluate_loss and evaluate_tasks, those of the baseline (method `none`) too.
         benchmarks: folder of Snakemake's benchmark files; files that do not exist are left out.
-        confidence, draws, seed: coverage of intervals (0.95, say), number and seed of the resamples of documents.
+        confidence: coverage of intervals (0.95, say).
         refused: cells that were not run: trajectory, checkpoint, method, reason.
         neighbours: groups of (trajectory, checkpoint) in a stable phase of one trajectory.
         repeat: table `measurements` of the same study computed once more; None if there is none.
@@ -84,8 +83,8 @@ def tabulate(
         record: file of what the claims said when the study began.
 
     Raises:
-        ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
-            hold a task of the same name.
+        ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, two suites hold a
+            task of the same name, or a suite has the name of a task.
     """
     runs = list(runs)
     families = {run["trajectory"]: {"family": run["family"]} for run in runs}
@@ -99,7 +98,7 @@ def tabulate(
     measures, known_runs = paired(measures, missing), runs_table(runs)
     good = table([p for p in points.values() if p["status"] == "ok"], CHECKPOINTS, CHECKPOINT_ORDER)
     before = history(good)
-    measurements = _measurements(study, measures, points, recipes, (before, confidence, draws, seed))
+    measurements = _measurements(study, measures, points, recipes, before, confidence)
     noise = noise_table(
         study,
         measurements,
@@ -195,21 +194,24 @@ def _require_manifests(path, cell: tuple[str, str, str], points: dict, recipes: 
         raise ValueError(f"{path} measures {'/'.join(cell)}, but the manifest of that quantized cell is not an input")
 
 
-def _measurements(study: str, measures: list[Measure], points: dict, recipes: dict, settings: tuple) -> pl.DataFrame:
+def _measurements(
+    study: str, measures: list[Measure], points: dict, recipes: dict, runs: dict, confidence: float
+) -> pl.DataFrame:
     rows = []
     for dataset in sorted({measure.dataset for measure in measures}):
-        part = [measure for measure in measures if measure.dataset == dataset]
-        rows += [{"study": study, **_describe(row, points, recipes)} for row in _rows(part, *settings)]
+        rows += _rows([measure for measure in measures if measure.dataset == dataset], runs, confidence)
+    rows += _suite_rows(rows)
+    rows = [{"study": study, **_describe(row, points, recipes)} for row in rows]
     return table(rows, MEASUREMENTS, (*CHECKPOINT_ORDER, "method", "dataset", "metric", "subset"))
 
 
-def _rows(measures: list[Measure], runs: dict, confidence: float, draws: int, seed: int) -> list[dict]:
-    """Rows of `measurements` for all measures of one dataset, resampled together.
+def _rows(measures: list[Measure], runs: dict, confidence: float) -> list[dict]:
+    """Rows of `measurements` for all measures of one dataset.
 
     Args:
         measures: of the dataset.
         runs: checkpoints of the runs, as `history` gives them.
-        confidence, draws, seed: of `tabulate`.
+        confidence: of `tabulate`.
     """
     found = aligned(measures)
     sums, sizes = (np.array([getattr(measure, name) for measure in found]) for name in ("sums", "sizes"))
@@ -217,54 +219,105 @@ def _rows(measures: list[Measure], runs: dict, confidence: float, draws: int, se
     if len(places) < len(measures):
         raise ValueError(f"{measures[0].dataset} is a task of two suites of this study; give one of them another name")
     base = np.array([places[(*m.cell[:2], "none", m.metric, m.subset)] for m in measures])
-    values, errors = resampling.mean(sums, sizes), resampling.clustered_stderr(sums, sizes)
-    samples = resampling.bootstrap_means(sums, sizes, draws, seed, measures[0].dataset)
-    share = np.array([METRICS[m.metric].error == metrics.RELATIVE for m in measures])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        contrast = np.where(share, samples / samples[:, base] - 1, samples - samples[:, base])
-    lower, upper = resampling.interval(contrast, confidence)
-    single = (sizes > 0).sum(axis=1) < 2
-    bounds = [(None, None) if single[i] else (lower[i], upper[i]) for i in range(len(measures))]
-    rows = [_row(m, values[i], errors[i], values[base[i]], *bounds[i]) for i, m in enumerate(measures)]
-    for i, measure in enumerate(measures):
-        if (measure.metric, measure.subset) == LOSS and base[i] != i:
-            run = runs.get(measure.cell[:2], {})
-            found = {cell: places.get((*cell, "none", *LOSS)) for cell in run}
-            found = {cell: j for cell, j in found.items() if j is not None and np.array_equal(sizes[j], sizes[i])}
-            curve, trained = list(found.values()), np.array([run[cell] for cell in found], dtype=np.float64)
-            own, others = (values[i], samples[:, i]), (values[curve], samples[:, curve])
-            rows.append(_lost_row(measure, estimate(own, trained, others, confidence), single[i]))
+    share = np.array([METRICS[m.metric].error == metrics.RELATIVE for m in measures])[:, None]
+
+    def contrast(means: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(share, means / means[base] - 1, means - means[base])
+
+    values, spread = intervals.jackknife(lambda means: means, sums, sizes)
+    errors, influence = intervals.jackknife(contrast, sums, sizes)
+    lower, upper = intervals.document_interval(errors, influence, confidence)
+    _exact_bounds(measures, base, sums, sizes, confidence, lower, upper)
+    numbers = zip(
+        *(values, np.sqrt(intervals.variance(spread)), values[base], lower, upper),
+        intervals.effective_documents(sizes),
+        strict=True,
+    )
+    rows = [_row(measure, *row) for measure, row in zip(measures, numbers, strict=True)]
+    for i in [i for i, m in enumerate(measures) if (m.metric, m.subset) == LOSS and base[i] != i]:
+        run = runs.get(measures[i].cell[:2], {})
+        curve = {cell: places.get((*cell, "none", *LOSS)) for cell in run}
+        curve = {cell: j for cell, j in curve.items() if j is not None and np.array_equal(sizes[j], sizes[i])}
+        trained = np.array([run[cell] for cell in curve], dtype=np.float64)
+        lost = estimate(sums[i], sums[list(curve.values())], sizes[i], trained, confidence)
+        rows.append(_lost_row(rows[i], lost))
     return rows
 
 
-def _row(measure: Measure, value, stderr, baseline, lower, upper) -> dict:
+def _exact_bounds(measures, base, sums, sizes, confidence: float, lower: np.ndarray, upper: np.ndarray) -> None:
+    """Put score intervals where every document is a hit or a miss, for model and baseline; the baseline stays 0."""
+    right = sums > 0
+    binary = ((sizes == 0) | (sizes == 1)).all(axis=1) & ((sums == 0) | (sums == 1)).all(axis=1)
+    exact = [
+        index
+        for index, measure in enumerate(measures)
+        if index != base[index] and binary[index] and binary[base[index]] and measure.stage == "evaluate_tasks"
+    ]
+    gained = (right[exact] & ~right[base[exact]]).sum(axis=1)
+    lost = (~right[exact] & right[base[exact]]).sum(axis=1)
+    lower[exact], upper[exact] = intervals.paired_shares(gained, lost, sizes[exact].sum(axis=1), confidence)
+
+
+def _suite_rows(rows: list[dict]) -> list[dict]:
+    """A row a cell, suite and metric: the mean over all tasks of the suite, two or more, each with the same weight.
+
+    Tasks have documents of their own, so that their noise is independent. A cell that lacks one of the tasks has no
+    mean; metrics with relative errors have none.
+    """
+    groups, members = defaultdict(list), defaultdict(set)
+    for row in rows:
+        if row["suite"] and METRICS[row["metric"]].error != metrics.RELATIVE:
+            groups[*(row[name] for name in CELL), row["suite"], row["metric"]].append(row)
+            members[row["suite"], row["metric"]].add(row["dataset"])
+    tasks = {row["dataset"] for row in rows}
+    means = []
+    for key, part in groups.items():
+        if len(part) < 2 or len(part) < len(members[key[3:]]):
+            continue
+        if key[3] in tasks:
+            raise ValueError(f"suite {key[3]} has the name of a task or a corpus of this study; rename its file")
+        means.append(_mean_row(part))
+    return means
+
+
+def _mean_row(rows: list[dict]) -> dict:
+    """The mean of the rows of one cell's tasks."""
+    columns = ("difference", "lower", "upper", "value", "baseline", "stderr", "n_effective")
+    difference, low, high, value, baseline, stderr, effective = (
+        np.array([row[name] for row in rows], dtype=float) for name in columns
+    )
+    _, lower, upper = intervals.interval_of_mean(difference, low, high)
+    numbers = value.mean(), np.sqrt((stderr**2).sum()) / len(rows), baseline.mean(), lower, upper
+    described = {**rows[0], "dataset": rows[0]["suite"], "n": sum(row["n"] for row in rows)}
+    return described | _numbers(rows[0]["metric"], *numbers, len(rows) ** 2 / (1 / effective).sum())
+
+
+def _row(measure: Measure, *numbers) -> dict:
     loss = measure.stage == "evaluate_loss"
-    relative = metrics.error_of(METRICS[measure.metric], value, baseline)
-    numbers = (value, stderr, baseline, value - baseline, relative, lower, upper)
     return {
         **dict(zip(CELL, measure.cell, strict=True)),
         "metric": measure.metric,
         "dataset": measure.dataset,
+        "suite": measure.suite,
         "subset": measure.subset,
         "dtype": measure.dtype,
-        **dict(zip(NUMBERS, map(_number, numbers), strict=True)),
+        **_numbers(measure.metric, *numbers),
         "n": round(measure.sizes.sum()) if loss else len(measure.documents),
     }
 
 
-def _lost_row(measure: Measure, lost: Lost, single: bool) -> dict:
-    """Row of the tokens that a quantized model lost; of a single document there is no interval."""
-    stderr, lower, upper = (None, None, None) if single else (lost.stderr, lost.lower, lost.upper)
-    numbers = (lost.value, stderr, 0.0, lost.value, lost.share, lower, upper)
-    return {
-        **dict(zip(CELL, measure.cell, strict=True)),
-        "metric": TOKENS_LOST.name,
-        "dataset": measure.dataset,
-        "dtype": measure.dtype,
-        **dict(zip(NUMBERS, numbers, strict=True)),
-        "n": round(measure.sizes.sum()),
-        "reason": lost.reason,
-    }
+def _lost_row(loss: dict, lost: Lost) -> dict:
+    """Row of the tokens that a quantized model lost, beside that of its loss."""
+    numbers = (lost.value, None, 0.0, lost.value, lost.share, lost.lower, lost.upper)
+    return loss | dict(zip(NUMBERS, numbers, strict=True)) | {"metric": TOKENS_LOST.name, "reason": lost.reason}
+
+
+def _numbers(metric: str, value, stderr, baseline, lower, upper, effective) -> dict:
+    """The columns of numbers; the interval is that of the error, see scripts/lib/analysis/metrics.py."""
+    relative = metrics.error_of(METRICS[metric], value, baseline)
+    numbers = (value, stderr, baseline, value - baseline, relative, lower, upper, effective)
+    return dict(zip((*NUMBERS, "n_effective"), map(_number, numbers), strict=True))
 
 
 def _number(value) -> float | None:
@@ -295,8 +348,6 @@ if __name__ == "__main__":
         *(snakemake.input.get(name, []) for name in ("checkpoints", "quantized", "losses", "tasks")),
         snakemake.params.benchmarks,
         snakemake.params.confidence,
-        snakemake.params.bootstrap,
-        snakemake.params.seed,
         snakemake.params.refused,
         snakemake.params.neighbours,
         snakemake.input.get("repeat") or None,

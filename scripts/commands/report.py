@@ -44,8 +44,6 @@ def render(plan: Plan, going_on: bool) -> Path:
         *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),
         plan.paths.benchmarks(""),
         settings["confidence"],
-        settings["bootstrap"],
-        settings["seed"],
         plan.refused_cells(),
         plan.neighbours,
         *repeat(plan),

@@ -38,7 +38,7 @@ def test_a_full_disk_costs_nothing_already_computed(finished, tree, small_disk):
     snakemake(tree, "smoke", "results/tables/smoke/measurements.parquet".replace("results", str(small_disk)))
     assert all((small_disk / path).stat().st_mtime_ns == time for path, time in times.items())
     (tree / "results").symlink_to(small_disk)
-    keys = ["trajectory", "checkpoint", "method", "metric"]
+    keys = ["trajectory", "checkpoint", "method", "metric", "dataset"]
     again = measurements(tree, "smoke")
     before = measurements(finished, "smoke").join(again.select(keys), on=keys, how="semi")
     assert again.sort(keys).equals(before.sort(keys))

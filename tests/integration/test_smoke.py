@@ -21,7 +21,7 @@ def test_every_cell_is_measured(finished):
     assert set(losses["method"]) == METHODS
     assert losses.select(polars.col("value").is_between(1, 7).all()).item()
     assert set(table["metric"]) == {
-        *("cross_entropy", "kl", "top1_agreement"),
+        *("cross_entropy", "kl", "top1_agreement", "tokens_lost"),
         *("accuracy", "accuracy_norm", "bits_per_byte"),
     }
     assert polars.read_parquet(finished / "results/tables/smoke/missing.parquet").is_empty()

@@ -44,7 +44,7 @@ class Study:
             runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": coordinates})
         return runs
 
-    def arguments(self, draws: int = 200) -> dict:
+    def arguments(self) -> dict:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
         found = {name: getattr(self, name) for name in names}
@@ -54,8 +54,6 @@ class Study:
             "schedules": [],
             **found,
             "confidence": 0.95,
-            "draws": draws,
-            "seed": 1,
         }
 
 

@@ -90,6 +90,17 @@ def test_all_mistakes_of_a_file_are_said_at_once():
     assert all(line.startswith("run.yaml: ") for line in lines)
 
 
+@pytest.mark.parametrize("windows", [1, 512, "all", 0, "most"])
+def test_windows_of_loss_are_a_number_or_all(windows):
+    config = read_yaml("config/default.yaml") | read_yaml("config/studies/demo.yaml")
+    config = config | {"evaluate_loss": config["evaluate_loss"] | {"windows": windows}}
+    if windows in (0, "most"):
+        with pytest.raises(ConfigError, match=r"`evaluate_loss\.windows`"):
+            validate(config, "config", "config")
+    else:
+        validate(config, "config", "config")
+
+
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("a: {b: [1.0, .nan]}\nc: -.inf\n")
     with pytest.raises(ConfigError, match=r"a\.yaml: `a\.b\.1` is nan, `c` is -inf; write a finite number"):

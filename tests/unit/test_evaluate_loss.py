@@ -83,3 +83,24 @@ def test_a_model_that_reads_less_than_a_window_is_a_refused_cell(tmp_path):
     metadata = polars.read_parquet_metadata(place)
     assert (metadata["status"], polars.read_parquet(place).height) == ("refused", 0)
     assert metadata["reason"] == "the model reads 8 tokens at most (`n_positions`), and the windows have 16"
+
+
+@pytest.mark.parametrize(("asked", "read"), [("all", None), (3, 3)])
+def test_all_windows_of_a_split_can_be_asked_for(tmp_path, tiny_model, token_stream, asked, read):
+    tokens = len(np.load(token_stream))
+    manifests.write(tmp_path / "tokens.json", {"vocabulary": 64})
+    manifests.write(tmp_path / "manifest.json", {"status": "ok", "revision": "a"})
+    settings = {"window": 32, "windows": asked, "batch_size": 8, "dtype": "float32", "device": "cpu"}
+    job = SimpleNamespace(
+        input=SimpleNamespace(
+            manifest=tmp_path / "manifest.json",
+            weights=tiny_model,
+            validation=(tmp_path / "tokens.json", token_stream, tmp_path / "stream-documents.parquet"),
+            get=lambda name: None,
+        ),
+        params=SimpleNamespace(threads=torch.get_num_threads(), **settings),
+        wildcards={"corpus": "text"},
+        output=[str(tmp_path / "loss.parquet")],
+    )
+    main(job)
+    assert polars.read_parquet(job.output[0])["window"].n_unique() == (read or tokens // 32)

@@ -197,6 +197,7 @@ def test_axes_whose_last_words_are_the_same_have_their_whole_names(folder):
         ({"axes": {"source": ["train"]}}, "small.yaml: axes: `source` cannot vary"),
         ({"axes": {"seed": [1], "a": {"b": {"seed": 1}}}}, "small.yaml: axes: `seed` varies along two of them"),
         ({"axes": {"a": {"b" * 99: {"seed": 1}}}}, "cannot be the name of a member: a name has up to 100"),
+        ({"axes": {"seed": [*range(40)], "data_seed": [*range(40)]}, "data_seed": 1}, "axes: there are 1,600 members"),
         ({"axes": {"window": [64, 8]}}, "(member `small-window8`)"),
     ],
 )
@@ -259,6 +260,23 @@ def test_a_family_that_derives_from_itself(folder):
     folder.write("small", COOLDOWN, branch={"from": "small-seed1", "step": 20}, data_seed=1, axes={"data_seed": [1]})
     with pytest.raises(ConfigError, match="there is no trajectory `small-seed1`"):
         folder.plan("small")
+
+
+def test_a_trunk_may_be_named_after_its_branch(folder):
+    """Names that begin alike say nothing of what derives from what."""
+    folder.write("pre-train-long", TRUNK)
+    folder.write("pre-train", LAWA, of="pre")
+    folder.write("pre", COOLDOWN | {"keep": [30, 40]}, branch={"from": "pre-train-long", "step": 20})
+    plan = folder.plan("pre-train")
+    assert list(plan.trajectories) == ["pre-train-long", "pre", "pre-train"]
+
+
+def test_an_unfinished_file_disturbs_no_other_of_a_like_name(folder):
+    folder.write("small", {"source": "hub"})
+    folder.write("small-other", TRUNK)
+    assert list(folder.plan("small-other").trajectories) == ["small-other"]
+    with pytest.raises(ConfigError, match=r"small\.yaml: 'repo' is a required property"):
+        folder.plan("small-seed1")
 
 
 def test_a_name_that_is_none(folder):

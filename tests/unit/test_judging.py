@@ -19,7 +19,7 @@ OPPOSED = ("decay-raises", "rate-not-tokens", "tokens-raise")
 
 def tables(study, rows: list[dict], *names: str, record="", neighbours=(), **claims: dict) -> dict[str, pl.DataFrame]:
     listed = {name: claim(name) for name in names} | claims
-    return tabulate(**study.arguments(draws=2), neighbours=neighbours, claims=listed, lineage=rows, record=record)
+    return tabulate(**study.arguments(), neighbours=neighbours, claims=listed, lineage=rows, record=record)
 
 
 def primary(found: dict[str, pl.DataFrame]) -> dict[str, dict]:

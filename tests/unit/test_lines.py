@@ -99,7 +99,7 @@ def test_published_runs_are_told_by_name():
 
 
 def test_the_made_up_study_varies_its_peak_rate(tmp_path):
-    tables = tabulate(**write_study(tmp_path, two_peaks(), {"nf4": (4, 0.003)}, documents=10).arguments(draws=2))
+    tables = tabulate(**write_study(tmp_path, two_peaks(), {"nf4": (4, 0.003)}, documents=10).arguments())
     drawn = drawing(tables["checkpoints"], tables["runs"])
     assert drawn.groups == ("peak rate 1.5e-3", "peak rate 6e-3")
     assert [line.kind for line in drawn.lines] == ["trunk", "branch", "average"] * 2

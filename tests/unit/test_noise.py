@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from scripts.lib.analysis import noise
+from scripts.lib.analysis import effects, noise
 from scripts.lib.analysis.measures import Measure
 
 STEPS = (1200, 1250, 1300, 1350, 1400, 1450)
@@ -163,6 +163,24 @@ def test_documents_are_those_of_the_cells():
         sd, freedom = estimates(found, measure=measure)
         assert sd == pytest.approx(value, rel=2e-3), measure
         assert 200 < freedom < documents
+
+
+@pytest.mark.parametrize("name", noise.MEASURES)
+def test_measures_are_those_of_comparisons(name):
+    """What the ledger makes of means over tokens or bytes is what effects.py makes of sums over documents."""
+    sums = np.random.default_rng(4).uniform(1, 2, size=(2, 6, 30))
+    sums[:, 0] += sums[:, 1]  # a quantized model is worse than its baseline
+    cells = [effects.Sums(*(100 * cell), np.empty((0, 30)), np.empty(0)) for cell in sums]
+    effect = effects.effect(effects.MEASURES[name], *cells)
+
+    def on_its_scale(cell):
+        total = cell.total()
+        numbers = {"kl": (total.kl, 0.0), "top1_agreement": (total.agree, total.tokens)}
+        both = numbers.get(noise.MEASURES[name].metric, (total.quantized, total.baseline))
+        bits = noise.MEASURES[name].metric == "bits_per_byte"
+        return noise.MEASURES[name].of(np.array(both) / (np.log(2) * total.bytes if bits else total.tokens))
+
+    assert on_its_scale(cells[0]) - on_its_scale(cells[1]) == pytest.approx(effect)
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_no_replicates():

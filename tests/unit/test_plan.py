@@ -114,10 +114,10 @@ def test_draws_without_calibration_text_are_refused(write):
     )
 
 
-def with_replicates(folder, **replicates):
+def with_replicates(folder, *cells, **replicates):
     config = read_yaml("config/default.yaml")
     update_config(config, read_yaml("config/studies/smoke.yaml"))
-    config["study"] |= {"cells": [block("smoke", "smoke-cooldown")], "replicates": replicates}
+    config["study"] |= {"cells": list(cells) or [block("smoke", "smoke-cooldown")], "replicates": replicates}
     return make_plan(config, folder)
 
 
@@ -127,6 +127,16 @@ def test_neighbours_are_checkpoints_of_one_trajectory_in_their_order(write):
     made = with_replicates(write.folder, neighbours=[{"trajectories": ["smoke"], "checkpoints": [40, 30, 35]}])
     assert made.neighbours == [[("smoke", "step-30"), ("smoke", "step-35"), ("smoke", "step-40")]]
     assert with_replicates(write.folder).neighbours == []
+
+
+def test_neighbours_of_a_family_are_a_group_a_member(write):
+    run = read_yaml("config/trajectories/smoke.yaml")
+    write("smoke", run | {"schedule": {"name": "constant", "peak": 0.01, "warmup": 5}, "keep": [20, 30, 40]})
+    write("pair", read_yaml(write.folder / "trajectories/smoke.yaml") | {"axes": {"seed": [1, 2]}})
+    entry = {"trajectories": ["pair"], "checkpoints": [20, 30, 40]}
+    made = with_replicates(write.folder, block("pair"), neighbours=[entry])
+    assert [{name for name, _ in group} for group in made.neighbours] == [{"pair-seed1"}, {"pair-seed2"}]
+    assert {name: made.trajectories[name].run_seed for name in made.trajectories} == {"pair-seed1": 1, "pair-seed2": 2}
 
 
 @pytest.mark.parametrize(

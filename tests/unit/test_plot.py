@@ -18,7 +18,7 @@ THEME = read_yaml("config/default.yaml")["plot"]
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> Tables:
-    return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments(draws=50))
+    return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments())
 
 
 def draw(

@@ -50,7 +50,7 @@ def made_up(folder: Path, points: list, **options) -> Tables:
         "gptq-beats-rtn": planted.claim("gptq-beats-rtn", references={planted.METHOD: "rtn-w3-g32"}),
     }
     rows = planted.lineage(points, {"low": 1, "high": 1})
-    tables = tabulate(**study.arguments(draws=100), claims=claims, lineage=rows)
+    tables = tabulate(**study.arguments(), claims=claims, lineage=rows)
     return {**tables, "methods": METHODS, "versions": VERSIONS}
 
 

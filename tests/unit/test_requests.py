@@ -73,6 +73,13 @@ def test_quantizing_asks_for_its_checks_too():
     assert requests.LOGITS == forward.LOGITS
 
 
+def test_a_split_that_is_evaluated_whole_asks_for_time():
+    plan = load_plan("smoke")
+    plan.config["evaluate_loss"]["windows"] = "all"
+    assert requests.loss_tokens(plan.config["evaluate_loss"]) == requests.WHOLE_SPLIT
+    assert requests.needs(plan, "smoke")["evaluate_loss"].minutes > requests.START_MINUTES
+
+
 def test_every_trajectory_asks_for_its_own_size():
     plan = load_plan("smoke")
     smoke = plan.trajectories["smoke"]

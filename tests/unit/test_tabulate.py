@@ -78,6 +78,62 @@ def test_accuracies_have_the_drop_and_an_interval_of_the_difference(study):
     assert row["n"] == 40
 
 
+def test_an_accuracy_that_no_document_changed_still_has_a_width(study):
+    cells = [(*CELL[:1], "step-1000", method) for method in ("none", CELL[2])]
+    for cell in cells:
+        write_tasks(study, cell, 0.01, 40)
+    found = [rows(tabulate(**study.arguments())["measurements"], c, metric="accuracy", dataset="own")[0] for c in cells]
+    table = tabulate(**study.arguments())["measurements"]
+    (row,) = rows(table, cells[1], metric="accuracy", dataset="continuation")
+    assert row["difference"] == 0
+    assert row["lower"] < 0 < row["upper"] == pytest.approx(-row["lower"])
+    assert found[0]["lower"] == found[0]["upper"] == 0  # the baseline itself
+    assert found[1]["lower"] < 0 < found[1]["upper"]
+
+
+def test_a_suite_has_a_mean_over_its_tasks(study):
+    cell = ("low", "step-1000", "rtn-w3-g32")
+    table = tabulate(**study.arguments())["measurements"]
+    (mean,) = rows(table, cell, metric="accuracy", dataset="own")
+    tasks = [rows(table, cell, metric="accuracy", dataset=task)[0] for task in ("continuation", "last_word")]
+    for name in ("value", "baseline", "difference"):
+        assert mean[name] == pytest.approx((tasks[0][name] + tasks[1][name]) / 2)
+    assert mean["stderr"] == pytest.approx((tasks[0]["stderr"] ** 2 + tasks[1]["stderr"] ** 2) ** 0.5 / 2)
+    widths = [task["upper"] - task["lower"] for task in tasks]
+    assert min(widths) / 2 < mean["upper"] - mean["lower"] < max(widths)
+    assert mean["lower"] < mean["difference"] < mean["upper"]
+    assert (mean["n"], mean["n_effective"], mean["bits"]) == (80, 80, 3)
+    assert not rows(table, cell, metric="accuracy_norm", dataset="own")  # one task has it
+    assert not rows(table, cell, metric="bits_per_byte", dataset="own")
+
+
+def test_a_cell_without_one_of_the_tasks_has_no_mean(study):
+    cell = ("low", "step-1000", "gptq-w3-g32")
+    path = study.root.joinpath("evaluated", *cell, "tasks-own.parquet")
+    kept = pl.read_parquet(path).filter(pl.col("task") != "last_word")
+    kept.write_parquet(path, metadata=pl.read_parquet_metadata(path))
+    table = tabulate(**study.arguments())["measurements"]
+    assert rows(table, cell, metric="accuracy", dataset="continuation")
+    assert not rows(table, cell, metric="accuracy", dataset="own")
+    assert rows(table, ("low", "step-1000", "rtn-w3-g32"), metric="accuracy", dataset="own")
+
+
+def test_a_suite_of_the_name_of_its_task_is_an_error(study):
+    for path in study.tasks:
+        metadata = pl.read_parquet_metadata(path) | {"suite": "continuation"}
+        pl.read_parquet(path).write_parquet(path, metadata=metadata)
+    with pytest.raises(ValueError, match="suite continuation has the name of a task"):
+        tabulate(**study.arguments())
+
+
+def test_the_effective_number_of_documents_is_that_of_their_sizes(study):
+    (row,) = rows(tabulate(**study.arguments())["measurements"], metric="cross_entropy")
+    frame = pl.read_parquet(study.root / "evaluated" / "/".join(CELL) / "loss-docstrings.parquet")
+    sizes = frame.group_by("document").agg(pl.col("tokens").sum())["tokens"].to_numpy().astype(float)
+    assert row["n_effective"] == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum())
+    assert 20 < row["n_effective"] < 40
+
+
 def test_identical_inputs_give_identical_bytes(study, tmp_path):
     contents = []
     for turn in ("first", "second"):

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from scripts.evaluate_loss import main
+from scripts.lib.analysis.intervals import mean
 from scripts.lib.analysis.measures import read_loss
-from scripts.lib.analysis.resampling import mean
 from scripts.lib.data.text_bytes import segment_bytes, token_sizes
 from scripts.lib.data.windows import segments
 from scripts.lib.runtime import manifests

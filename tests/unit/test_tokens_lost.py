@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from scripts.lib.analysis.intervals import document_interval, jackknife
 from scripts.lib.analysis.tokens_lost import estimate, history, tokens_lost
 
 TRAINED = np.array([1e6, 2e6, 4e6, 8e6])
@@ -79,41 +80,47 @@ def test_a_run_goes_back_through_its_parents():
     assert list(history(table)["cooled", "f"].values()) == [1000, 2000, 2500, 4000]
 
 
-def resampled(loss: float, losses, spread: float):
-    """A loss and the losses of a curve with as many draws as it has, which scatter together by `spread`."""
-    shifts = np.linspace(-1.5, 1.5, 101) * spread
-    return (loss, loss + shifts), (np.array(losses), np.tile(losses, (101, 1)))
+def documents(loss: float, losses, spread: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums and sizes of 100 documents of 10 tokens; the quantized loss alone scatters by `spread` over documents."""
+    scatter = np.random.default_rng(0).standard_normal(100)
+    scatter = spread * (scatter - scatter.mean())
+    return 10 * (loss + scatter), 10 * np.tile(np.asarray(losses)[:, None], 100), np.full(100, 10.0)
 
 
-def test_an_interval_holds_the_resampled_points():
-    own, curve = resampled(float(power(3e6)), power(TRAINED), 0.02)
-    found = estimate(own, TRAINED, curve, 0.9)
-    assert found.value == lost(power(3e6))
+def test_an_interval_holds_the_points_whose_loss_is_not_resolved():
+    quantized, curve, sizes = documents(float(power(3e6)), power(TRAINED), 0.1)
+    found = estimate(quantized, curve, sizes, TRAINED, 0.95)
+    assert found.value == pytest.approx(lost(power(3e6)))
     assert found.share == found.value / 8e6
-    ends = [lost(power(3e6) + shift) / 8e6 for shift in (-0.027, 0.027)]
-    assert [found.lower, found.upper] == pytest.approx(ends)
-    assert found.stderr > 0
+    loss, influence = jackknife(lambda means: means[0], quantized[None], sizes[None])
+    ends = [lost(end) / 8e6 for end in document_interval(loss, influence, 0.95)]  # the curve has no noise here
+    assert [found.lower, found.upper] == pytest.approx(ends, rel=1e-6)
     assert found.reason is None
 
 
 def test_what_the_measured_curve_does_not_say_is_absent_with_its_reason():
-    own, curve = resampled(float(power(0.5e6)), power(TRAINED), 1e-6)
-    found = estimate(own, TRAINED, curve, 0.9)
-    assert (found.value, found.share, found.lower, found.upper) == (None, None, None, None)
+    found = estimate(*documents(float(power(0.5e6)), power(TRAINED), 1e-6), TRAINED, 0.95)
+    assert (found.value, found.share, found.upper) == (None, None, None)
     assert found.reason == "its run had this loss before 1000000 tokens, where the measured checkpoints begin"
-    own, curve = resampled(float(power(1.1e6)), power(TRAINED), 0.1)
-    found = estimate(own, TRAINED, curve, 0.9)
-    assert found.value > 0
-    assert found.lower > 0
-    assert (found.upper, found.stderr) == (None, None)
+    found = estimate(*documents(float(power(1.1e6)), power(TRAINED), 0.4), TRAINED, 0.95)
+    assert 0 < found.lower < found.share
+    assert found.upper is None
     assert "the interval goes back to before 1000000 tokens" in found.reason
-    own, curve = resampled(3.0, [2.9], 1e-3)
-    assert estimate(own, TRAINED[:1], curve, 0.9).reason == "no earlier checkpoint of its run was measured"
-    nothing = estimate((3.0, np.full(9, 3.0)), np.empty(0), (np.empty(0), np.empty((9, 0))), 0.9)
+    alone = estimate(*documents(3.0, [2.9], 1e-3), TRAINED[:1], 0.95)
+    assert alone.reason == "no earlier checkpoint of its run was measured"
+    nothing = estimate(np.ones(9), np.empty((0, 9)), np.ones(9), np.empty(0), 0.95)
     assert nothing.reason == "its checkpoint has no known number of training tokens"
 
 
-def test_an_interval_of_nothing_begins_at_nothing():
-    own, curve = resampled(float(power(8e6)) + 0.005, power(TRAINED), 0.01)
-    found = estimate(own, TRAINED, curve, 0.9)
-    assert found.lower == 0 < found.share < found.upper
+def test_an_interval_of_nothing_begins_at_nothing_and_has_a_width():
+    for penalty in (0.005, 0.0, -0.005):
+        found = estimate(*documents(float(power(8e6)) + penalty, power(TRAINED), 0.1), TRAINED, 0.95)
+        assert found.lower == 0
+        assert max(penalty, 0) <= found.share < found.upper
+    assert found.share == 0
+
+
+def test_a_single_document_has_no_interval():
+    found = estimate(np.array([power(3e6)]), power(TRAINED)[:, None], np.ones(1), TRAINED, 0.95)
+    assert found.value == pytest.approx(lost(power(3e6)))
+    assert (found.lower, found.upper, found.reason) == (None, None, None)

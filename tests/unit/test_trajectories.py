@@ -83,8 +83,9 @@ def test_a_trained_run(trunk):
         **{"start": 20, "end": 40, "keep": [40], "restart": False},
         "parent": ("trunk", "from-0"),
     }
-    assert list(trunk.shaping)[:2] == ["model", "window"]
-    assert not trunk.shaping.keys() & {"keep", "restart", "corpus", "tokenizer"}
+    shaping = ["model", "window", "batch_size", "micro_batch_size", "optimizer", "schedule", "seed", "precision"]
+    assert list(trunk.shaping) == shaping, "what is added here trains all runs anew"
+    assert list(replace(trunk, data_seed=2).shaping) == [*shaping, "data_seed"]
     assert trunk.checkpoint_bytes(40) == (4 * trunk.model.parameters, "estimate")
     assert trunk.describe(10) == {
         **{"trajectory": "trunk", "checkpoint": "step-10", "source": "train", "step": 10, "parent": None},
@@ -161,6 +162,31 @@ def test_an_average_is_what_its_newest_member_is(kind, trunk, published, local):
     assert (average.model, average.tokenizer) == (of.model, of.tokenizer)
     assert average.tokenizer_definition == of.tokenizer_definition
     assert average.curve(10) is None
+
+
+def test_where_each_kind_comes_from_and_how_it_was_set(trunk, branch, published, local):
+    average = Averaged("mean", branch, window=2, stride=10, keep=[40])
+    after = published.seen(40)
+    later = replace(published, name="later", parent=published, before=after, points=points(RUN, after))
+    found = [run.came_from for run in (trunk, branch, average, published, later, local)]
+    assert found == [(None, None), (trunk, 20), (branch, None), (None, None), (published, 40), (None, None)]
+    assert replace(later, before=published.seen(30)).came_from == (published, None), "no checkpoint is there"
+    assert {
+        key: trunk.settings[key] for key in ("seed", "data_seed", "model.hidden_size", "optimizer.weight_decay")
+    } == {
+        **{"seed": 1, "data_seed": 1, "model.hidden_size": 8, "optimizer.weight_decay": 0.1},
+    }
+    assert "micro_batch_size" not in trunk.settings
+    assert branch.settings == trunk.settings | {
+        **{"schedule.name": "wsd", "schedule.decay.start": 20, "schedule.decay.end": 40},
+        **{"schedule.decay.shape": "linear", "branch.step": 20},
+    }
+    assert average.settings == branch.settings | {"average.window": 2, "average.stride": 10}
+    assert published.settings["tokens_per_step"] == 1000
+    assert published.settings["model.dtype"] == "bfloat16"
+    assert local.settings == {
+        **{"schedule.name": "constant", "schedule.peak": 0.1, "schedule.warmup": 10, "tokens_per_step": 1000},
+    }
 
 
 def test_a_model_has_to_read_the_windows_that_it_is_measured_on():

@@ -28,9 +28,7 @@ rule tabulate:
         lineage=PLAN.lineage() if PLAN.claims else [],
         record=PATHS.claims(STUDY),
         benchmarks=f"{RESULTS}/benchmarks",
-        bootstrap=config["tabulate"]["bootstrap"],
         confidence=config["tabulate"]["confidence"],
-        seed=config["tabulate"]["seed"],
         code=fingerprint("tabulate"),
     script:
         "../../scripts/tabulate.py"

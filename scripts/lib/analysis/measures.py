@@ -12,7 +12,7 @@ from scripts.lib.analysis.metrics import LOSS_METRICS, Part
 class Measure:
     """One metric of one cell on one dataset, or on a subset of its tokens (None: all of them).
 
-    Sums and sizes are by document; all three arrays have shape (documents,).
+    Sums and sizes are by document; all three arrays have shape (documents,). A task has a suite.
     """
 
     cell: tuple[str, str, str]
@@ -24,6 +24,7 @@ class Measure:
     documents: np.ndarray
     sums: np.ndarray
     sizes: np.ndarray
+    suite: str | None = None
 
 
 def read_loss(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) -> list[Measure]:
@@ -68,9 +69,8 @@ def read_tasks(frame: pl.DataFrame, cell: tuple[str, str, str], metadata: dict) 
     ):
         documents, weights = part["document"].to_numpy(), part["weight"].to_numpy()
         sums = part["value"].to_numpy() * weights
-        measures.append(
-            Measure(cell, "evaluate_tasks", task, None, metric, metadata["dtype"], documents, sums, weights)
-        )
+        place = (cell, "evaluate_tasks", task, None, metric, metadata["dtype"])
+        measures.append(Measure(*place, documents, sums, weights, metadata["suite"]))
     return measures
 
 

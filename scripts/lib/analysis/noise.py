@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from scripts.lib.analysis import intervals
+from scripts.lib.analysis import effects, intervals
 from scripts.lib.analysis.measures import Measure
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, first_draws
+from scripts.lib.analysis.metrics import BITS_PER_BYTE, CROSS_ENTROPY, KL, TOP1_AGREEMENT, first_draws
 
 DOCUMENTS, CALIBRATION, NEIGHBOURS, SEEDS, NUMERICS = "documents", "calibration", "neighbours", "seeds", "numerics"
 SOURCES = (DOCUMENTS, CALIBRATION, NEIGHBOURS, SEEDS, NUMERICS)
@@ -42,25 +42,25 @@ NO_DOCUMENTS = "too few documents"
 
 @dataclass(frozen=True)
 class Noisy:
-    """A measure whose noise is told, on the scale on which two cells are compared.
+    """A measure whose noise is told, as the table `measurements` knows it; what it is stands in effects.py.
 
-    metric: of `measurements`. unit: of the standard deviation.
-    of: the measure, from an array whose first axis is the quantized model's mean and the baseline's.
+    metric: of `measurements`.
+    of: the measure on the scale on which two cells are compared, from an array whose first axis is the mean of the
+        quantized model and that of its baseline.
     """
 
     metric: str
-    unit: str
     of: Callable[[np.ndarray], np.ndarray]
 
 
 MEASURES = {
-    "relative_error": Noisy(CROSS_ENTROPY.name, "share", lambda means: means[0] / means[1] - 1),
-    "penalty": Noisy(CROSS_ENTROPY.name, "nats per token", lambda means: means[0] - means[1]),
-    "loss": Noisy(CROSS_ENTROPY.name, "nats per token", lambda means: means[0]),
-    "kl": Noisy("kl", "log ratio", lambda means: np.log(means[0])),
-    "top1_agreement": Noisy("top1_agreement", "share", lambda means: means[0]),
-    "penalty_bits": Noisy("bits_per_byte", "bits per byte", lambda means: means[0] - means[1]),
-    "loss_bits": Noisy("bits_per_byte", "bits per byte", lambda means: means[0]),
+    "relative_error": Noisy(CROSS_ENTROPY.name, lambda means: means[0] / means[1] - 1),
+    "penalty": Noisy(CROSS_ENTROPY.name, lambda means: means[0] - means[1]),
+    "loss": Noisy(CROSS_ENTROPY.name, lambda means: means[0]),
+    KL.name: Noisy(KL.name, lambda means: np.log(means[0])),
+    TOP1_AGREEMENT.name: Noisy(TOP1_AGREEMENT.name, lambda means: means[0]),
+    "penalty_bits": Noisy(BITS_PER_BYTE.name, lambda means: means[0] - means[1]),
+    "loss_bits": Noisy(BITS_PER_BYTE.name, lambda means: means[0]),
 }
 
 
@@ -98,7 +98,9 @@ def noise_table(
     methods = found.group_by("recipe").agg(pl.col("draw").is_not_null().any()).sort("recipe")
     rows = []
     for source in SOURCES:
-        rows += [{"source": source, **row, "unit": MEASURES[row["measure"]].unit} for row in known[source].to_dicts()]
+        rows += [
+            {"source": source, **row, "unit": effects.MEASURES[row["measure"]].unit} for row in known[source].to_dicts()
+        ]
         for method, calibrated in methods.iter_rows():
             if method not in known[source]["method"]:
                 silent = source == CALIBRATION and not calibrated
@@ -162,7 +164,8 @@ def of_documents(errors: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
     """Standard errors of single cells; documents are the same for all, so degrees are those of the median cell."""
     first = first_draws(found).select(*POINT, "measure", "dataset", "recipe")
     known = errors.rename({"method": "recipe"}).filter(pl.col("variance").is_finite(), pl.col("freedom").is_finite())
-    pooled = known.join(first, on=[*POINT, "measure", "dataset", "recipe"]).group_by("measure", "recipe", "dataset")
+    joined = known.join(first, on=[*POINT, "measure", "dataset", "recipe"], maintain_order="left")
+    pooled = joined.group_by("measure", "recipe", "dataset", maintain_order=True)
     return pooled.agg(
         pl.col("variance").mean().sqrt().alias("standard_deviation"),
         pl.col("freedom").median().alias("degrees_of_freedom"),
@@ -189,7 +192,7 @@ def of_neighbours(found: pl.DataFrame, neighbours: Iterable[Iterable[tuple[str, 
     """
     groups = [(number, *point) for number, points in enumerate(neighbours) for point in points]
     named = pl.DataFrame(groups, {"run": pl.Int64} | dict.fromkeys(POINT, pl.String), orient="row")
-    return pool(spread(first_draws(found).join(named, on=POINT), trend="tokens"))
+    return pool(spread(first_draws(found).join(named, on=POINT, maintain_order="left"), trend="tokens"))
 
 
 def of_seeds(found: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
@@ -202,7 +205,8 @@ def of_seeds(found: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
     roots = dict(runs.select("trajectory", "root").iter_rows())
     rows = [(name, design, designs.get(roots[name], design)) for name, design in designs.items()]
     replicates = pl.DataFrame(rows, dict.fromkeys(("trajectory", "design", "run"), pl.String), orient="row")
-    return pool(spread(first_draws(found).join(replicates, on="trajectory"), "design", "checkpoint"))
+    alike = first_draws(found).join(replicates, on="trajectory", maintain_order="left")
+    return pool(spread(alike, "design", "checkpoint"))
 
 
 def designs_of(runs: pl.DataFrame) -> dict[str, str]:
@@ -254,7 +258,7 @@ def spread(found: pl.DataFrame, *group: str, trend: str | None = None) -> pl.Dat
     if trend:
         x = pl.col(trend).cast(pl.Float64)
         squares = squares - (pl.cov(x, value) ** 2 / x.var()) * (pl.len() - 1)
-    groups = found.rename({"recipe": "method"}).group_by(*KIND, "run", *group)
+    groups = found.rename({"recipe": "method"}).group_by(*KIND, "run", *group, maintain_order=True)
     sums = groups.agg(squares.alias("squares"), (pl.len().cast(pl.Int64) - lost).alias("freedom"))
     return sums.filter(pl.col("freedom") > 0, pl.col("squares").is_finite()).with_columns(
         pl.col("squares").clip(lower_bound=0)
@@ -263,13 +267,13 @@ def spread(found: pl.DataFrame, *group: str, trend: str | None = None) -> pl.Dat
 
 def pool(groups: pl.DataFrame) -> pl.DataFrame:
     """Standard deviation over all groups; the degrees of freedom of each run are those of its largest group."""
-    runs = groups.group_by(*KIND, "run").agg(
+    runs = groups.group_by(*KIND, "run", maintain_order=True).agg(
         pl.col("squares").sum(),
         pl.col("freedom").sum().alias("weight"),
         pl.col("freedom").max(),
         pl.len().cast(pl.Int64).alias("groups"),
     )
-    return runs.group_by(*KIND).agg(
+    return runs.group_by(*KIND, maintain_order=True).agg(
         (pl.col("squares").sum() / pl.col("weight").sum()).sqrt().alias("standard_deviation"),
         pl.col("freedom").sum().cast(pl.Float64).alias("degrees_of_freedom"),
         pl.col("groups").sum(),

@@ -1,8 +1,8 @@
-"""Means, standard errors and paired intervals of token- or document-weighted scores, clustered by document.
+"""Bootstrap: documents drawn again with replacement.
 
-A score of a cell is sum(sums) / sum(sizes) over documents: cross-entropy is nats over tokens, accuracy is hits over
-documents. Tokens of one document are not independent, documents are taken to be, so documents are what is resampled.
-All functions are pure; arrays have shape (cells, documents), where a document that a cell did not see has size 0.
+Percentile intervals of such draws cover less than they say (tests/simulation.md); intervals are made by
+scripts/lib/analysis/intervals.py. Arrays have shape (cells, documents), where a document that a cell did not see has
+size 0.
 """
 
 import zlib
@@ -11,26 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 
 CHUNK_BYTES = 64_000_000
-
-
-def mean(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Weighted mean of each cell, shape (cells,); not a number where a cell has no size at all."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return sums.sum(axis=-1) / sizes.sum(axis=-1)
-
-
-def clustered_stderr(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Standard error of `mean`, clustered by document, shape (cells,).
-
-    Linearised ratio estimator (Cochran, Sampling Techniques, 3rd ed., eq. 6.13, as a cluster-robust variance):
-    sqrt(D / (D - 1) * sum_d (sums_d - mean * sizes_d)^2) / sum_d sizes_d over the D documents that the cell saw.
-    Not a number with fewer than two documents.
-    """
-    seen = (sizes > 0).sum(axis=-1)
-    residuals = sums - mean(sums, sizes)[..., None] * sizes
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.where(seen > 1, seen / (seen - 1.0), np.nan)
-        return np.sqrt(factor * (residuals**2).sum(axis=-1)) / sizes.sum(axis=-1)
 
 
 def resamples(documents: int, draws: int, seed: int, name: str = "") -> Iterator[np.ndarray]:
@@ -49,7 +29,7 @@ def resamples(documents: int, draws: int, seed: int, name: str = "") -> Iterator
 
 
 def bootstrap_means(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, name: str = "") -> np.ndarray:
-    """`mean` of every cell under each resample of the documents, shape (draws, cells)."""
+    """Weighted mean of every cell under each resample of the documents, shape (draws, cells)."""
     chunks = []
     with np.errstate(divide="ignore", invalid="ignore"):
         for counts in resamples(sums.shape[1], draws, seed, name):

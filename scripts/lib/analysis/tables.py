@@ -46,6 +46,7 @@ MEASUREMENTS = {
     **_columns("metric", "dataset", "subset"),  # subset: a part of the tokens; null for all of them
     **_columns(*NUMBERS, kind=pl.Float64),
     **_columns("n", kind=pl.Int64),
+    **_columns("n_effective", kind=pl.Float64),  # documents of equal size that carry as much
     **_columns("dtype"),
     **_columns("reason"),  # why the value or a bound is absent
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from scripts.lib.analysis.intervals import document_interval, jackknife
 from scripts.lib.analysis.tracks import Track, tracks
 
 Cell = tuple[str, str]  # trajectory, checkpoint
@@ -80,13 +81,11 @@ class Lost:
 
     Attributes:
         value: training tokens; None where the run's measured curve does not say.
-        stderr: its standard error.
         share: of the checkpoint's training tokens, with `lower` and `upper`.
-        reason: why a number is absent; None if none is.
+        reason: why a number is absent; None if none is, or there are too few documents for an interval.
     """
 
     value: float | None = None
-    stderr: float | None = None
     share: float | None = None
     lower: float | None = None
     upper: float | None = None
@@ -94,36 +93,38 @@ class Lost:
 
 
 def estimate(
-    loss: tuple[float, np.ndarray], trained: np.ndarray, losses: tuple[np.ndarray, np.ndarray], confidence: float
+    quantized: np.ndarray, curve: np.ndarray, sizes: np.ndarray, trained: np.ndarray, confidence: float
 ) -> Lost:
-    """Tokens lost, with an interval from resampled documents; what lies before the measured checkpoints is absent.
+    """Tokens lost, with an interval of documents; what lies before the measured checkpoints is absent.
+
+    The interval holds the points of the run whose loss is not resolved from the quantized model's (Fieller's way): at
+    each checkpoint the difference of the two losses has its interval of documents, paired, and where its lower end,
+    the difference itself and its upper end pass zero for the last time are `lower`, `share` and `upper`.
 
     Args:
-        loss: of the quantized model, and under each resample, (draws,).
+        quantized: negative log-likelihood of the quantized model, (documents,).
+        curve: of the run's unquantized checkpoints, (checkpoints, documents).
+        sizes: tokens, (documents,).
         trained: as `tokens_lost` takes it.
-        losses: of the run's checkpoints, (checkpoints,), and under each resample, (draws, checkpoints).
         confidence: coverage of the interval.
     """
     if not len(trained):
         return Lost(reason="its checkpoint has no known number of training tokens")
-    value = float(tokens_lost(np.array(loss[0]), trained, losses[0]))
-    draws = tokens_lost(loss[1], trained, losses[1])
-    tail = (1 - confidence) / 2
-    known = len(draws) and np.isfinite(loss[1]).all()
-    ends = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf") if known else (np.inf, np.inf)
-    value, *shares = (_known(number) for number in (value, value / trained[-1], *(end / trained[-1] for end in ends)))
-    stderr = float(draws.std(ddof=1)) if known and np.isfinite(draws).all() else None
-    return Lost(value, stderr, *shares, _reason(trained, value, known and shares[-1] is None))
+    sums = np.vstack([quantized, curve])
+    excess, influence = jackknife(lambda means: means[0] - means[1:], sums, np.broadcast_to(sizes, sums.shape))
+    bounds = document_interval(excess, influence, confidence)
+    share, lower, upper = (tokens_lost(np.zeros(()), trained, -end) / trained[-1] for end in (excess, *bounds))
+    measured = np.isfinite(bounds).all()
+    lower, upper = (lower, upper) if measured else (np.inf, np.inf)
+    share, lower, upper = (float(number) if np.isfinite(number) else None for number in (share, lower, upper))
+    value = None if share is None else share * trained[-1]
+    return Lost(value, share, lower, upper, _reason(trained, share, measured and upper is None))
 
 
-def _reason(trained: np.ndarray, value: float | None, open_ended: bool) -> str | None:
-    if len(trained) == 1 and (value is None or open_ended):
+def _reason(trained: np.ndarray, share: float | None, open_ended: bool) -> str | None:
+    if len(trained) == 1 and (share is None or open_ended):
         return "no earlier checkpoint of its run was measured"
-    if value is None:
+    if share is None:
         return f"its run had this loss before {trained[0]:.0f} tokens, where the measured checkpoints begin"
     ends = f"the interval goes back to before {trained[0]:.0f} tokens, where the measured checkpoints begin"
     return ends if open_ended else None
-
-
-def _known(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None

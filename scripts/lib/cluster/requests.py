@@ -11,6 +11,7 @@ from scripts.lib.study.sizes import Model
 from scripts.lib.study.trajectories.trained import Trained
 
 PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
+WHOLE_SPLIT = 1_000_000  # tokens of a validation split; a longer one takes further attempts, with more time
 START_MINUTES = 10  # imports from a cold shared file system, and waiting for its files
 FLOPS = {"cpu": 2e10, "cuda": 3e13}  # a second; a CPU thread's a third of what was measured, a GPU's a guess
 DISK_BYTES = 1e8  # a second, read, hashed and written
@@ -54,9 +55,7 @@ def needs(plan, name: str) -> dict[str, Need]:
         "publish": publish(model),
         "average": average(model, trajectory.window) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, speed),
-        "evaluate_loss": evaluate_loss(
-            model, loss["windows"] * loss["window"], loss["batch_size"] * loss["window"], speed
-        ),
+        "evaluate_loss": evaluate_loss(model, loss_tokens(loss), loss["batch_size"] * loss["window"], speed),
         "evaluate_tasks": evaluate_tasks(model, asked, speed),
         "tabulate": tabulate(len(plan.cells)),
     }
@@ -66,6 +65,11 @@ def _train(run: Trained, speed: float) -> Need:
     steps = max(link["end"] - link["start"] for link in run.links.values())
     forward = (run.micro_batch_size or run.batch_size) * run.window
     return train(run.model, steps, run.tokens_per_step, forward, speed)
+
+
+def loss_tokens(loss: dict) -> int:
+    """Tokens that one evaluation of loss reads, by the section `evaluate_loss`; a guess where it reads all windows."""
+    return WHOLE_SPLIT if loss["windows"] == "all" else loss["windows"] * loss["window"]
 
 
 def documents(plan, suite: dict) -> int:
@@ -166,7 +170,7 @@ def text(documents_mb: float = 1000) -> Need:
 
 
 def tabulate(cells: int) -> Need:
-    """Segments of all cells and their resamples: half a MB and a second a cell."""
+    """Segments of all cells and what they are without each document: half a MB and a second a cell."""
     return Need(PROCESS_MB + math.ceil(cells / 2), START_MINUTES + math.ceil(cells / 60))
 
 

@@ -78,7 +78,7 @@ class Works:
     def _evaluate_loss(self, name: str, checkpoint: str, method: str, corpus: str) -> float:
         settings = self.plan.config["evaluate_loss"]
         models = 1 if method == BASELINE else 2
-        return models * requests.forward_flops(self.models[name], settings["windows"] * settings["window"])
+        return models * requests.forward_flops(self.models[name], requests.loss_tokens(settings))
 
     def _evaluate_tasks(self, name: str, checkpoint: str, method: str, suite: str) -> float:
         asked = requests.documents(self.plan, self.plan.suites[suite])

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,7 +29,9 @@ class Trajectory(ABC):
     @classmethod
     def origin(cls, content: dict) -> str | None:
         """Name of the trajectory, or family, that one derives from, if it does, by the content of its file."""
-        return lookup(content, cls.origin_key) if cls.origin_key else None
+        if not cls.origin_key or not has(content, cls.origin_key):
+            return None
+        return reduce(getitem, cls.origin_key.split("."), content)
 
     @classmethod
     def inherits(cls, key: str) -> bool:
@@ -118,13 +122,13 @@ class Trajectory(ABC):
         return None
 
 
-def lookup(content: dict, key: str):
-    """The value of a dotted key in nested mappings; None if it is not there."""
+def has(content: dict, key: str) -> bool:
+    """Whether nested mappings have a dotted key."""
     for part in key.split("."):
         if not isinstance(content, dict) or part not in content:
-            return None
+            return False
         content = content[part]
-    return content
+    return True
 
 
 def scalars(content: dict, key: str = "") -> dict:

@@ -5,7 +5,9 @@ A file without `axes` that derives from a single trajectory is a family of one, 
 
 import copy
 import itertools
+import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +15,14 @@ import numpy as np
 
 from scripts.lib.runtime.config_files import NAME_RULE, ConfigError, is_name, ordered, read_named, validate
 from scripts.lib.study.trajectories.averaged import Averaged
-from scripts.lib.study.trajectories.base import Trajectory
+from scripts.lib.study.trajectories.base import Trajectory, has
 from scripts.lib.study.trajectories.local import Local
 from scripts.lib.study.trajectories.published import Published
 from scripts.lib.study.trajectories.trained import Trained
 
 SOURCES = {kind.source: kind for kind in (Trained, Published, Local, Averaged)}
 FIXED = ("source", *(kind.origin_key for kind in SOURCES.values() if kind.origin_key))  # for all members of a file
+MOST = 1000  # members of a family: each is a run to train
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,12 @@ class Families:
     def named(self, name: str, where: str) -> Family:
         """As `having`; refuses also that any member has the name of another file, or of another family's member."""
         family = self.having(name, where)
-        if family.name not in self._named:
-            for member in family.members:
-                self.having(member, where)
-            self._named.add(family.name)
+        for member in family.members if family.name not in self._named else ():
+            files = list(self._describing(member))
+            if len(files) > 1:
+                described = " and by ".join(str(self.path(file)) for file in files)
+                raise ConfigError(f"trajectory `{member}` is described by {described}: rename one of these files")
+        self._named.add(family.name)
         return family
 
     def having(self, name: str, where: str, above: tuple[str, ...] = ()) -> Family:
@@ -79,19 +84,36 @@ class Families:
             above: files of what derives from it.
 
         Raises:
-            ConfigError: there is none, or more than one; or a file does not fit its schema, or what it derives from.
+            ConfigError: there is none; or a file does not fit its schema, or what it derives from.
         """
-        files = [name] if is_name(name) and self.path(name).is_file() else []
-        files += [file for file in self._beginning(name) if file not in above and name in self.read(file).members]
-        if len(files) > 1:
-            described = " and by ".join(str(self.path(file)) for file in files)
-            raise ConfigError(f"trajectory `{name}` is described by {described}: rename one of these files")
-        if not files:
+        file = next(self._describing(name, above), None) if is_name(name) else None
+        if file is None:
             try:
                 read_named(self.folder, "trajectory", name)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
-        return self.read(files[0], above)
+        return self.read(file, above)
+
+    def _describing(self, name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        """The files that describe a trajectory: its own, then those of families with a member of this name.
+
+        A file that cannot be read has no members beside one that describes it.
+        """
+        if found := self.path(name).is_file():
+            yield name
+        for place in reversed([place for place, letter in enumerate(name) if letter == "-"]):
+            file = name[:place]
+            if file in above or not self.path(file).is_file():
+                continue
+            try:
+                members = self.read(file, above).members
+            except ConfigError:
+                if not found:
+                    raise
+                continue
+            if name in members:
+                found = True
+                yield file
 
     def read(self, file: str, above: tuple[str, ...] = ()) -> Family:
         """The family of a file.
@@ -108,11 +130,6 @@ class Families:
     def path(self, file: str) -> Path:
         return self.folder / f"{file}.yaml"
 
-    def _beginning(self, name: str) -> list[str]:
-        """The files with which this name begins, as those of members do."""
-        starts = [name[:place] for place, letter in enumerate(name) if letter == "-"] if is_name(name) else []
-        return [start for start in starts if self.path(start).is_file()]
-
     def _expand(self, file: str, above: tuple[str, ...]) -> Family:
         path, content = self.path(file), read_named(self.folder, "trajectory", file)
         validate(content, "trajectory", str(path))
@@ -125,6 +142,9 @@ class Families:
                 inherited, parents = derived, list(derived.members.values())
         axes = (*inherited.axes, *own)
         _check_axes(path, content, own, inherited, kind)
+        number = len(parents) * math.prod(map(len, own.values()))
+        if number > MOST:
+            raise ConfigError(f"{path}: axes: there are {number:,} members; a family has {MOST:,} at most")
         titles, members = _titles(axes), []
         for parent, *texts in itertools.product(parents, *own.values()):
             chosen = dict(zip(own, texts, strict=True))
@@ -184,10 +204,10 @@ def _check_axes(path: Path, content: dict, own: dict[str, dict], inherited: Fami
             raise ConfigError(f"{path}: axes: `{key}` varies along two of them: leave it to one")
         if any(fixed == key or fixed.startswith(f"{key}.") for fixed in FIXED):
             raise ConfigError(f"{path}: axes: `{key}` cannot vary: write a file for each of its values")
-        if not _has(content, key):
+        if not has(content, key):
             raise ConfigError(f"{path}: axes: the file has no `{key}`: mend the axis, or give the key as well")
     for key in sorted(inherited.paths - varied):
-        if kind.inherits(key) and _has(content, key):
+        if kind.inherits(key) and has(content, key):
             raise ConfigError(
                 f"{path}: `{key}` differs between the members of `{inherited.name}`: leave it out, and each takes its "
                 "own; or let it vary along an axis with named values"
@@ -200,14 +220,6 @@ def _check_names(path: Path, names: list[str]) -> None:
             raise ConfigError(f"{path}: axes: `{name}` cannot be the name of a member: {NAME_RULE}")
         if times > 1:
             raise ConfigError(f"{path}: axes: {times} members would have the name `{name}`: rename an axis or a value")
-
-
-def _has(content: dict, key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
 
 
 def _content(path: Path, name: str, content: dict, settings: dict) -> dict:
