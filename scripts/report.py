@@ -8,7 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = 30  # characters of a cell that no line is broken in
+SHORT = 24  # characters of a cell that no line is broken in
 
 
 def report(

@@ -87,7 +87,7 @@ def test_other_measures_stand_beside_and_disagreement_is_told():
     other = verdict(primary=False, measure="relative_error", unit="share", effect=-0.002, verdict=None, smallest=None)
     other |= {"lower": -0.003, "upper": -0.001}
     text = told(verdict(), other).get_text()
-    assert "relative error -0.20\u00a0points [-0.30, -0.10]" in text
+    assert "relative error -0.20 points [-0.30, -0.10]" in text.replace("\u00a0", " ")
     pair = dict.fromkeys(COMPARISONS) | {"study": "made-up", "claim": "decay-raises", "dataset": "d", "method": "m"}
     sides = [
         pair | {"measure": name, "effect": value, "lower": value - 0.001, "upper": value + 0.001}
@@ -117,6 +117,6 @@ def test_what_to_ship_is_a_sentence_for_each_size_on_the_front():
     front |= {"runner_up": "t/step-8 by nf4", "regret": 0.02, "regret_lower": 0.01, "regret_upper": 0.03}
     beaten = front | {"method": "rtn-w3-g32", "on_front": False}
     (item,) = BeautifulSoup(shipping(pl.DataFrame([front, beaten])).data, "html.parser").find_all("li")
-    text = item.get_text()
+    text = item.get_text().replace("\u00a0", " ")
     assert text.startswith("Up to 3.50 bits a weight: t/step-9 by gptq-w3-g32, loss 3.10 [3.00, 3.20]")
     assert "best with probability 0.91; next best t/step-8 by nf4, worse by +0.020 [+0.010, +0.030] nats" in text

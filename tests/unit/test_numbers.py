@@ -22,11 +22,11 @@ SPACE = "\u00a0"
     ],
 )
 def test_a_number_has_the_digits_that_its_interval_bears(numbers, text):
-    assert with_interval(*numbers) == text
+    assert with_interval(*numbers).replace(SPACE, " ") == text
 
 
 def test_nothing_is_minus_zero_percent():
-    assert percent(-0.000004, -0.0004, 0.0004) == f"0.00{SPACE}% [-0.04, 0.04]"
+    assert percent(-0.000004, -0.0004, 0.0004) == f"0.00{SPACE}% [-0.04,{SPACE}0.04]"
     assert percent(-1e-12) != f"-0.00{SPACE}%"
 
 
@@ -46,7 +46,7 @@ def row(measure: str, unit: str, direction: str = "higher", **numbers) -> dict:
     ],
 )
 def test_effects_are_shown_as_their_measures_are(of, text):
-    assert effect(of) == text
+    assert effect(of).replace(SPACE, " ") == text.replace(SPACE, " ")
 
 
 @pytest.mark.parametrize(

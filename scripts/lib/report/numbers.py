@@ -42,7 +42,7 @@ def with_interval(
     told = fixed(value, places, sign) + unit
     if half is None:
         return told
-    return f"{told} [{', '.join(fixed(bound, places, sign) for bound in bounds)}]"
+    return f"{told} [{f',{SPACE}'.join(fixed(bound, places, sign) for bound in bounds)}]"
 
 
 def percent(value: float | None, lower: float | None = None, upper: float | None = None) -> str:
