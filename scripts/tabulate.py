@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals, metrics
-from scripts.lib.analysis.comparisons import places
 from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.datasets import datasets_table
 from scripts.lib.analysis.effects import sums_of_cells
@@ -18,6 +17,7 @@ from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, r
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
 from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
+from scripts.lib.analysis.places import places
 from scripts.lib.analysis.tables import (
     CELL,
     CHECKPOINTS,

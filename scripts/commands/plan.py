@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from scripts.lib.analysis import comparisons
+from scripts.lib.analysis import comparisons, identifiability
+from scripts.lib.analysis.places import places
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.runtime.text import aligned
@@ -82,11 +83,11 @@ def _totals(forecast: Forecast) -> list[str]:
 def _claims(forecast: Forecast) -> list[str]:
     """For each claim the comparisons that the study will make, and those that it refuses."""
     plan, lines = forecast.plan, []
-    found = comparisons.places(plan.circumstances(), plan.lineage())
+    found = places(plan.circumstances(), plan.lineage())
     for name, claim in plan.claims.items():
         selection = comparisons.select(claim["compare"], found)
         lines += comparisons.in_full(name, selection, claim["compare"].get("equal") == "baseline")
-    factors = comparisons.varied(found) if lines else {}
+    factors = identifiability.varied(found) if lines else {}
     if factors:
         told = ", ".join(f"{name} {factor:.1f}" for name, factor in factors.items())
         lines.append(f"varied in runs trained here, with variance inflation (1: alone; inf: never alone): {told}")

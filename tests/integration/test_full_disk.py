@@ -28,6 +28,7 @@ def test_a_full_disk_costs_nothing_already_computed(finished, tree, small_disk):
         study["folders"] = {"results": str(small_disk)}
         study["study"]["cells"] = [{"trajectories": ["smoke"], "checkpoints": [40], "methods": ["rtn-w3-g32"]}]
         study["study"]["cells"][0]["loss"] = ["smoke"]
+        study["study"]["claims"] = []
 
     edit(tree / "config/studies/smoke.yaml", elsewhere)
     output = snakemake(tree, "smoke", "all_evaluated", fails=True)

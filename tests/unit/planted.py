@@ -51,8 +51,8 @@ def lineage(found: list[Point], seeds: dict[str, int | None], weight_decay: floa
             **{"trajectory": name, "root": root, "kind": kind, "parent": trunk, "parent_step": branched},
             **{"seed": seeds[root], "stage": None, "soup_of": [], "weight_decay": weight_decay},
             **{"decay_start": branched, "decay_end": step if branched else None},
-            **{"decay_rate": peak if branched else None},
-            "settings": {} if kind == "average" or seeds[root] is None else settings,
+            **{"decay_rate": peak if branched else None, "batch_changes": []},
+            "settings": {} if seeds[root] is None else settings,
             **more.get(name, {}),
         }
     return list(rows.values())

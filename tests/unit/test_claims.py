@@ -128,7 +128,14 @@ def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
         ({"compare": {"what": "decay"}}, "'distance' is a required property"),
         ({"compare": {"what": "soup", "distance": 0.1}}, "unknown key `compare.distance`"),
         ({"compare": {"what": "axis", "axis": "tokens", "at": "stable", "equal": "tokens"}}, "equal along `tokens`"),
-        ({"compare": {"what": "axis", "axis": "schedule.peak", "at": "stable"}}, "needs `equal` and `distance`"),
+        (
+            {"compare": {"what": "axis", "axis": "schedule.peak", "at": "stable"}},
+            "`schedule.peak` needs `equal` and `distance`",
+        ),
+        (
+            {"compare": {"what": "axis", "axis": "schedule.peek", "at": "stable", "equal": "tokens", "distance": 0.1}},
+            "there is no setting of a run `schedule.peek`; did you mean `schedule.peak`",
+        ),
         ({"measure": "gain_kept"}, "`measure`: 'gain_kept' is not one of kl, penalty"),
         ({"direction": "up"}, "`direction`: 'up' is not one of higher, lower, equal"),
         ({"smallest": {"effect": 0, "reason": "none"}}, "`smallest.effect`: 0 is less than or equal to the minimum"),

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from scripts.lib.analysis import comparisons
-from scripts.lib.analysis.comparisons import Place, Selection, in_full, in_short, select, variance_inflation, varied
+from scripts.lib.analysis.comparisons import Selection, in_full, in_short, select
+from scripts.lib.analysis.identifiability import variance_inflation, varied
+from scripts.lib.analysis.places import Place, places
 from scripts.lib.runtime.config_files import read_yaml
 from scripts.lib.study.lineage import falling
 from scripts.lib.study.plan import load_plan
@@ -29,7 +30,7 @@ def place(name: str, step: int, phase: str = "stable", parent: str | None = None
         **{"learning_rate": 0.0 if phase == "decay" else peak, "root": parent or name, "kind": kind},
         **{"parent": parent, "parent_step": start, "seed": 1, "stage": None, "soup_of": (), "weight_decay": decay},
         **{"decay_start": start, "decay_end": None if start is None else step},
-        **{"decay_rate": None if start is None else peak, "settings": settings},
+        **{"decay_rate": None if start is None else peak, "batch_changes": (), "settings": settings},
     }
     return Place(**{**base, **more})
 
@@ -111,6 +112,12 @@ def test_averages_are_compared_with_their_run_or_its_cooldown_at_the_same_step()
     assert found.absent == [("run-1-lawa", "no cooldown of `run-1` ends within 1 % of step 2000")]
 
 
+def test_a_cooldown_that_changes_more_than_the_decay_is_none_of_an_average():
+    average = place("run-1-lawa", 2400, "average", "run-1")
+    other = [dataclasses.replace(point, settings=point.settings | {"optimizer.beta1": 0.8}) for point in run()]
+    assert not select({"what": "average", "against": "cooldown", "distance": 0.01}, [average, *other]).pairs
+
+
 def test_a_cooldown_of_another_run_is_none_of_an_average():
     average = place("run-1-lawa", 2400, "average", "run-1")
     found = select({"what": "average", "against": "cooldown", "distance": 0.01}, [average, *run(2)])
@@ -175,6 +182,13 @@ def test_an_axis_that_nothing_varies_lacks_a_comparison():
     assert not found.refused
 
 
+def test_a_doubling_of_nothing_is_no_comparison():
+    compare = PEAK | {"axis": "optimizer.weight_decay", "per": "doubling"}
+    found = select(compare, run(weight_decay=0.0, name="a") + run(weight_decay=0.5, name="b"))
+    assert not found.pairs
+    assert "0 of optimizer.weight_decay cannot be doubled" in reasons(found)
+
+
 def test_equal_loss_needs_losses_and_takes_the_nearest():
     compare = PEAK | {"at": "stable", "equal": "baseline"}
     points = run(peak=6e-3, name="low") + run(peak=12e-3, name="high")
@@ -217,6 +231,8 @@ def test_tokens_of_a_stable_phase_are_those_of_one_run_at_one_rate():
     found = select(compare, points)
     assert [(pair.row.step, pair.reference.step) for pair in found.pairs] == [(1400, 1000), (2400, 1000)]
     assert found.refused == [("run-1", "1 checkpoint not settled: rate x weight decay x steps is 1.5 at most, below 3")]
+    doubled = [dataclasses.replace(point, batch_changes=(1000,)) for point in points]
+    assert [(pair.row.step, pair.reference.step) for pair in select(compare, doubled).pairs] == [(2400, 1400)]
     unknown = [dataclasses.replace(point, weight_decay=None) for point in points]
     assert "not known, for the weight decay is not" in reasons(select(compare, unknown))
     cosine = [place("cosine", step, "decay", start=100) for step in (1000, 2000)]
@@ -281,7 +297,7 @@ def test_the_lineage_of_a_study():
     assert (cooldown["decay_start"], cooldown["decay_end"], cooldown["decay_rate"]) == (1000, 1400, 0.003)
     assert cooldown["settings"]["schedule.decay.shape"] == "linear"
     assert (rows["demo-peak3e-3-lawa"]["kind"], rows["demo-peak3e-3-lawa"]["root"]) == ("average", "demo-peak3e-3")
-    found = comparisons.places(plan.circumstances(), plan.lineage())
+    found = places(plan.circumstances(), plan.lineage())
     assert {point.replicate for point in found} == {"seed 1"}
 
 

@@ -117,7 +117,8 @@ def test_draws_without_calibration_text_are_refused(write):
 def with_replicates(folder, *cells, **replicates):
     config = read_yaml("config/default.yaml")
     update_config(config, read_yaml("config/studies/smoke.yaml"))
-    config["study"] |= {"cells": list(cells) or [block("smoke", "smoke-cooldown")], "replicates": replicates}
+    blocks = list(cells) or [block("smoke", "smoke-cooldown")]
+    config["study"] |= {"claims": [], "cells": blocks, "replicates": replicates}
     return make_plan(config, folder)
 
 

@@ -37,6 +37,17 @@ def test_a_study_that_is_not_begun(says, study, jobs, quantized):
     assert row(said, study if study == "smoke" else "demo-peak3e-3")[-1] == "estimate"
 
 
+def test_each_claim_with_what_it_will_compare_and_refuse(says):
+    said = says("demo")
+    assert "claim `decay-raises`: 2 comparisons in seed 1\n" in said
+    assert "  compares demo-peak3e-3-cooldown step 1400 with demo-peak3e-3 step 1400\n" in said
+    assert (
+        "  refuses demo-peak3e-3-cooldown: 1 checkpoint not settled: rate x weight decay x steps is 0.3 at most" in said
+    )
+    assert re.search(r"varied in runs trained here.*: tokens \d", said)
+    assert "varied" not in says("pythia-small")
+
+
 def test_more_jobs_at_once(says, tmp_path):
     hours = [float(row(says("demo", "--jobs", str(number)), "hours:")[1]) for number in (1, 4, 1000)]
     assert hours[0] == pytest.approx(4 * hours[1], rel=0.01)

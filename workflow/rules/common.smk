@@ -12,7 +12,7 @@ from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
-from scripts.lib.analysis import comparisons, tables
+from scripts.lib.analysis import comparisons, places, tables
 from scripts.lib.cluster import disk, runs, scheduler_repair
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
@@ -49,9 +49,9 @@ if workflow.is_main_process:
         logger.warning(line)
     if any(family.axes for family in PLAN.families.values()):
         logger.info("\n".join(coordinates.describe(PLAN)))
-    PLACES = comparisons.places(PLAN.circumstances(), PLAN.lineage()) if PLAN.claims else []
+    FOUND = places.places(PLAN.circumstances(), PLAN.lineage()) if PLAN.claims else []
     for name, claim in PLAN.claims.items():
-        logger.info(comparisons.in_short(name, comparisons.select(claim["compare"], PLACES)))
+        logger.info(comparisons.in_short(name, comparisons.select(claim["compare"], FOUND)))
 
 PATHS = PLAN.paths
 RESOURCES = config["folders"]["resources"]

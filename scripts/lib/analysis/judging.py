@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals, verdicts
-from scripts.lib.analysis.comparisons import Losses, Pair, Place, Selection, select
+from scripts.lib.analysis.comparisons import Losses, Pair, Selection, select
 from scripts.lib.analysis.effects import MEASURES, Measure, Sums, effect, influence
 from scripts.lib.analysis.noise import CALIBRATION, NEIGHBOURS, combined
+from scripts.lib.analysis.places import Place
 
 NOT_IDENTIFIABLE, NO_COMPARISON = "not identifiable", "no comparison"
 MOST_REASONS = 3
@@ -115,7 +116,7 @@ def judged(
     """
     rows, judgements = [], []
     for name, claim in claims.items():
-        for dataset in sorted(results.losses) or [claim["dataset"]]:
+        for dataset in sorted({*results.losses, claim["dataset"]}):
             selection = select(claim["compare"], found, results.losses.get(dataset, {}))
             for recipe in claim["references"]:
                 for measure in (claim["measure"], *claim.get("also", [])):
@@ -255,9 +256,8 @@ def replicates(effects: list[Effect], per_doubling: bool = False) -> list[Replic
     for name, items in sorted(groups.items()):
         top = defaultdict(lambda: -math.inf)
         for item in items:
-            place = item.pair.reference.trajectory
-            top[place] = max(top[place], item.pair.x or 0.0)
-        highest = [item for item in items if (item.pair.x or 0.0) == top[item.pair.reference.trajectory]]
+            top[item.pair.group] = max(top[item.pair.group], item.pair.x or 0.0)
+        highest = [item for item in items if (item.pair.x or 0.0) == top[item.pair.group]]
         draws = defaultdict(list)
         for item in highest:
             draws[item.draw].append(item.effect)

@@ -5,8 +5,9 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scripts.lib.runtime.config_files import ConfigError, load_named, ordered
+from scripts.lib.runtime.config_files import ConfigError, load_named, ordered, require_name
 
+DERIVED = ("tokens", "decay_length")  # axes that are no setting of a run
 GRID = ("bits", "group_size", "symmetric")  # what both recipes of a comparison of methods share
 
 
@@ -19,7 +20,8 @@ def add_claims(plan) -> None:
             and `references`: recipe -> the recipe that it is compared with, itself unless methods are compared.
 
     Raises:
-        ConfigError: a claim does not exist or does not fit its schema, or the study has none or several such recipes.
+        ConfigError: a claim does not exist or does not fit its schema, no run has the setting that is its axis, or the
+            study has no such recipe, or several.
     """
     study = plan.config["study"]
     corpora = list(dict.fromkeys(corpus for block in study["cells"] for corpus in block.get("loss", [])))
@@ -31,7 +33,7 @@ def add_claims(plan) -> None:
             claim = load_named(plan.folder / "claims", "claim", name)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        _check_axis(claim["compare"], f"{plan.folder}/claims/{name}.yaml")
+        _check_axis(claim["compare"], plan, f"{where}: {plan.folder}/claims/{name}.yaml, compare.axis")
         if name in plan.claims:
             raise ConfigError(f"{where}: claim `{name}` is listed twice; list it once")
         if not corpora:
@@ -41,15 +43,17 @@ def add_claims(plan) -> None:
         plan.claims[name] = ordered(claim | decided)
 
 
-def _check_axis(compare: dict, where: str) -> None:
-    """Raise ConfigError unless an axis says what else is equal, which tokens alone do not."""
+def _check_axis(compare: dict, plan, where: str) -> None:
+    """Raise ConfigError unless the study's runs have such an axis, and it says what else is equal but for `tokens`."""
     if compare["what"] != "axis":
         return
-    given = [key for key in ("equal", "distance") if key in compare]
-    if compare["axis"] == "tokens" and given:
-        raise ConfigError(f"{where}: compare.{given[0]}: nothing else is equal along `tokens`; remove it")
-    if compare["axis"] != "tokens" and len(given) < 2:
-        raise ConfigError(f"{where}: compare: axis `{compare['axis']}` needs `equal` and `distance`; add them")
+    axis, given = compare["axis"], [key for key in ("equal", "distance") if key in compare]
+    known = {key for run in plan.trajectories.values() for key in run.settings}
+    require_name(axis, {*known, *DERIVED}, "setting of a run", where)
+    if axis == "tokens" and given:
+        raise ConfigError(f"{where}: nothing else is equal along `tokens`; remove `{given[0]}`")
+    if axis != "tokens" and len(given) < 2:
+        raise ConfigError(f"{where}: `{axis}` needs `equal` and `distance` beside it; add them")
 
 
 def _method(settings: dict, chosen: str | None, recipes: dict, where: str) -> str:

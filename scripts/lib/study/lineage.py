@@ -21,8 +21,8 @@ def lineage(plan) -> list[dict]:
         stage (a published run that goes on from another, on data of its own), average or soup; parent and
         parent_step, where it left that; seed, None if it was not trained here; stage, soup_of, as in its file;
         weight_decay, None if unknown; decay_start and decay_end, steps between which the rate falls last, counted as
-        those of checkpoints, None if it never does; decay_rate, the rate at decay_start; settings, every scalar
-        setting by its dotted key.
+        those of checkpoints, None if it never does; decay_rate, the rate at decay_start; batch_changes, steps after
+        which a step has another number of tokens; settings, every scalar setting by its dotted key.
     """
     return [_row(plan.trajectories[name]) for name in sorted(plan.trajectories)]
 
@@ -44,8 +44,14 @@ def _row(run: Trajectory) -> dict:
         "decay_start": None if start is None else before + start,
         "decay_end": None if end is None else before + end,
         "decay_rate": None if start is None else float(schedules.learning_rate(schedule, start)),
+        "batch_changes": _batch_changes(run, before),
         "settings": run.settings,
     }
+
+
+def _batch_changes(run: Trajectory, before: int) -> list[int]:
+    given = getattr(run, "tokens_per_step", None)
+    return [before + part["from"] for part in given[1:]] if isinstance(given, list) else []
 
 
 def falling(schedule: dict) -> tuple[int, int] | tuple[None, None]:
