@@ -56,11 +56,9 @@ cards.cards(verdicts, comparisons)
 # ## What to ship
 
 # %%
-if "choices" not in found:
-    display(show.note("The study has no table of choices."))
-else:
-    display(cards.shipping(found["choices"]))
-    display(show.folded(f"All {len(found['choices'])} candidates", show.chosen(found["choices"])))
+choices = found["choices"]
+display(cards.shipping(choices))
+show.folded(f"All {len(choices)} candidates", show.chosen(choices), caption(study, "choices"))
 
 # %% [markdown]
 # ## Harm and loss along training

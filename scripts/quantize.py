@@ -14,6 +14,7 @@ import yaml
 
 from scripts.lib.checks.gate import Gate, save_projections
 from scripts.lib.checks.layer_errors import LAYERS
+from scripts.lib.checks.sizes import model_sizes
 from scripts.lib.data.windows import draw_windows, text_seed
 from scripts.lib.models.forward import batches, logits, window_losses
 from scripts.lib.models.loading import (
@@ -58,7 +59,7 @@ def quantize(
         device: "cpu" or "cuda".
 
     Returns:
-        The part of the manifest that the quantization itself knows: status, reason, grid, layers and times.
+        The part of the manifest that the quantization itself knows: status, reason, grid, layers, sizes and times.
     """
     clock, model_folder = Clock(), Path(model_folder).resolve()  # libraries are run elsewhere
     try:
@@ -85,6 +86,8 @@ def quantize(
     files = manifests.describe_files(out)
     about |= {"bytes": sum(entry["bytes"] for entry in files.values()), "revision": manifests.weights_hash(files)}
     clock.lap("hash")
+    about["sizes"] = model_sizes(model_folder, out, polars.read_parquet(records))
+    clock.lap("sizes")
     return {"status": "ok", **about, **verdict, "files": files, "seconds": clock.laps}
 
 

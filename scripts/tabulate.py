@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals, metrics
+from scripts.lib.analysis.choices import choices_table
 from scripts.lib.analysis.costs import costs_table
 from scripts.lib.analysis.datasets import datasets_table
 from scripts.lib.analysis.effects import sums_of_cells
@@ -61,7 +62,7 @@ def tabulate(
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
-    `comparisons` and `verdicts` are those of the claims; `costs` alone holds times.
+    `comparisons` and `verdicts` are those of the claims, `choices` says what to ship; `costs` alone holds times.
 
     Args:
         study: name of the study.
@@ -121,6 +122,9 @@ def tabulate(
         "noise": noise,
         "comparisons": comparisons,
         "verdicts": verdicts,
+        "choices": choices_table(
+            study, pairs, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
+        ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
         "methods": methods_table(recipes.values()),

@@ -1,7 +1,9 @@
 """Running the workflow in a copy of the tree, as a user would."""
 
+import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,24 @@ def edit(path: Path, change) -> None:
     content = yaml.safe_load(path.read_text())
     change(content)
     path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def write_own_run(tree: Path) -> None:
+    """A local trajectory `my-run` of four checkpoints, with just what is checked of them before a run."""
+    checkpoints = [{"path": f"my-run/step-{step}", "step": step} for step in (6000, 8000, 9000, 10000)]
+    schedule = {"name": "cosine", "peak": 3e-4, "warmup": 500, "end": 10000}
+    content = {"source": "local", "checkpoints": checkpoints, "tokens_per_step": 524288, "schedule": schedule}
+    (tree / "config/trajectories/my-run.yaml").write_text(yaml.safe_dump(content))
+    for checkpoint in checkpoints:
+        write_model(tree / checkpoint["path"])
+
+
+def write_model(folder: Path) -> None:
+    """The smallest folder that counts as a whole model."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
 
 def measurements(tree: Path, study: str) -> polars.DataFrame:

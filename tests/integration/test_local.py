@@ -39,6 +39,13 @@ def test_own_checkpoints_with_a_broken_one(finished, tree, tmp_path):
         polars.col("checkpoint") == "step-20",
     )
     assert loss["value"].item() == same["value"].item()
+    choices = polars.read_parquet(tree / "results/tables/own/choices.parquet")
+    assert choices.select("run", "checkpoint", "method").rows() == [
+        ("own", "step-100", "rtn-w3-g32"),
+        ("own", "step-100", "none"),
+    ]
+    assert choices["bytes"].is_sorted()
+    assert (choices["bytes_zstd"] <= choices["bytes"]).all()
     missing = polars.read_parquet(tree / "results/tables/own/missing.parquet")
     assert set(missing["checkpoint"]) == {"step-200"}
     assert set(missing["method"]) == {"none", "rtn-w3-g32"}

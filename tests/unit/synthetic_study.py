@@ -139,6 +139,10 @@ def write_quantized(study: Study, cell: tuple[str, str], method: str, bits: int,
         "package": {"gptqmodel": "GPTQModel", "bitsandbytes": "bitsandbytes"}.get(library),
         "recipe": {"algorithm": algorithm, "library": library, "bits": bits, **grid},
         **{"bits_per_weight": bits + 0.5, "weight_error": 0.4 / 2**bits},
+        "sizes": {
+            **{"packed": 150_000 * bits + 1_000_000, "packed_zstd": 140_000 * bits + 900_000},
+            **{"unquantized": 4_938_268, "unquantized_zstd": 4_500_000},
+        },
         **{"calibration": {"corpus": "docstrings"}, "device": "cpu", "versions": {"torch": "2.13.0"}},
     }
     manifests.write(path, {**content, **changes})

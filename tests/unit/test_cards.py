@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 from bs4 import BeautifulSoup
 
+from scripts.lib.analysis.choices import CHOICES, sentences
 from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
 from scripts.lib.report.cards import cards, shipping, summary
 from scripts.lib.report.forest import in_smallest, judged
@@ -109,14 +110,13 @@ def test_the_claimed_side_is_right_in_the_forest():
     assert judged(table(lower, verdict(effect=None, claim="none")))["claim"].to_list() == ["decay-raises"]
 
 
-def test_what_to_ship_is_a_sentence_for_each_size_on_the_front():
-    common = {"run": "r", "dataset": "d", "trajectory": "t", "runner_up": None, "regret": None}
-    common |= {"regret_lower": None, "regret_upper": None, "best_probability": None}
-    front = common | {"checkpoint": "step-9", "method": "gptq-w3-g32", "bits_per_weight": 3.5, "on_front": True}
-    front |= {"loss": 3.1, "loss_lower": 3.0, "loss_upper": 3.2, "best_probability": 0.91}
-    front |= {"runner_up": "t/step-8 by nf4", "regret": 0.02, "regret_lower": 0.01, "regret_upper": 0.03}
-    beaten = front | {"method": "rtn-w3-g32", "on_front": False}
-    (item,) = BeautifulSoup(shipping(pl.DataFrame([front, beaten])).data, "html.parser").find_all("li")
-    text = item.get_text().replace("\u00a0", " ")
-    assert text.startswith("Up to 3.50 bits a weight: t/step-9 by gptq-w3-g32, loss 3.10 [3.00, 3.20]")
-    assert "best with probability 0.91; next best t/step-8 by nf4, worse by +0.020 [+0.010, +0.030] nats" in text
+def test_what_to_ship_is_told_by_run_the_first_one_at_once():
+    place = {"study": "s", "dataset": "d", "trajectory": "t", "checkpoint": "step-9", "method": "nf4", "on_front": True}
+    sizes = {"bytes": 10_000_000, "bytes_zstd": 9_000_000, "bits_per_weight": 4.5, "loss": 3.1}
+    rows = [dict.fromkeys(CHOICES) | place | sizes | {"run": run} for run in ("<a>", "b")]
+    choices = pl.DataFrame([[row[name] for name in CHOICES] for row in rows], CHOICES, orient="row")
+    page = BeautifulSoup(shipping(choices).data, "html.parser")
+    assert page.find("h4").get_text() == "<a>, on d"
+    assert page.find("summary").get_text() == "b, on d"
+    assert [item.get_text() for item in page.find_all("li")] == [*sentences(choices[:1]), *sentences(choices[1:])]
+    assert "Nothing that could be shipped" in shipping(choices.clear()).data

@@ -1,9 +1,7 @@
 """The pages for readers are true: what they name exists, what they show is valid, what they command runs."""
 
-import json
 import re
 import shlex
-import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ import yaml
 from scripts.lib.runtime.config_files import read_yaml, validate
 from scripts.lib.study.libraries import libraries
 from scripts.lib.study.recipes import check_recipe, recipe_schema
-from tests.tools import ROOT, copy_tree
+from tests.tools import ROOT, copy_tree, write_model
 
 DOCUMENTS = (
     "README.md",
@@ -287,14 +285,6 @@ def shown(tmp_path_factory):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("Some text, large enough for what is made of it.\n" * 1000)
     return tree
-
-
-def write_model(folder: Path) -> None:
-    """The smallest folder that counts as a whole model."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
 
 def run(tree: Path, command: str, *more: str) -> subprocess.CompletedProcess:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tools import AFTER_CELLS, ROOT, command, copy_tree, edit, job_counts, planned, snakemake
+from tests.tools import AFTER_CELLS, ROOT, command, copy_tree, edit, job_counts, planned, snakemake, write_own_run
 
 
 @pytest.fixture
@@ -180,11 +180,14 @@ def on_slurm(tree: Path, *arguments: str, site: str = "", fails: bool = False) -
 
 @pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml")))
 def test_every_study_can_be_planned_on_one_machine_and_for_a_cluster(fresh, study):
+    write_own_run(fresh)
     jobs = planned(fresh, study)
     assert {"corpus", "quantize", "evaluate_loss"} | AFTER_CELLS.keys() <= jobs.keys()
     said = on_slurm(fresh, "--configfile", f"config/studies/{study}.yaml")
     assert job_counts(said) == jobs
     assert "slurm_" not in said, "nothing of a site is asked for"
+    if study == "choose":
+        assert (jobs["publish_local"], jobs["quantize"], jobs["evaluate_loss"]) == (4, 4 * 7, 4 * 8)
     if study == "paper":
         assert jobs["fetch"] == 325, "its 326, of which two are the same"
         assert jobs["quantize"] == 2 * 325

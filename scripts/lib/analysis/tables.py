@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 from polars import selectors
 
+from scripts.lib.analysis.choices import CHOICES
 from scripts.lib.analysis.costs import COSTS
 from scripts.lib.analysis.datasets import DATASETS
 from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
@@ -76,6 +77,7 @@ TABLES = {
     "noise": NOISE,
     "comparisons": COMPARISONS,
     "verdicts": VERDICTS,
+    "choices": CHOICES,
     "missing": MISSING,
     "costs": COSTS,
     "methods": METHODS,

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scripts.lib.checks.layer_errors import LAYERS, LayerErrors, describe_layer
+from scripts.lib.checks.sizes import zstd_bits
 from scripts.lib.models.forward import window_losses
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import block_linears, load_dense, quantization_of
@@ -146,9 +147,11 @@ def _judge(reference, folder, expected, windows, losses, dtype, device, grid) ->
         if name in stored:
             size, columns = 8 * stored[name].bytes / layer.weight.numel(), stored[name].columns
             check_size(name, size, layer.weight.numel(), grid)
-        check_levels(name, layer.weight.data, grid, columns)
+        steps = check_levels(name, layer.weight.data, grid, columns)
+        smaller = zstd_bits(name, layer.weight.data, grid, steps, size, columns)
         weight = source.get_submodule(name).weight.data
-        rows.append(describe_layer(name, weight, layer.weight.data, grid, size, columns))
+        row = describe_layer(name, weight, layer.weight.data, grid, size, columns)
+        rows.append(row | {"bits_per_weight_zstd": smaller})
     errors = LayerErrors(source.to(device), model, list(expected))
     losses = {"source": window_losses(source, windows).mean(), "memory": np.mean(losses)}
     source.to("cpu")
@@ -242,11 +245,14 @@ def compare_weights(name: str, weight: torch.Tensor, source: torch.Tensor, expec
         raise Mismatch(f"{name} reloads with a relative difference of {worst:.2g} from the quantized model in memory")
 
 
-def check_levels(name: str, weight: torch.Tensor, grid: Grid, columns: torch.Tensor | None) -> None:
+def check_levels(name: str, weight: torch.Tensor, grid: Grid, columns: torch.Tensor | None) -> torch.Tensor:
     """Check that quantized weights [out, in] lie on the grid that they claim: at most 2^bits values a group.
 
     Args:
         columns: group of each input column [in], if columns are not grouped in their order.
+
+    Returns:
+        The smallest step between two values of each group [groups]; infinite where there is one value.
 
     Raises:
         Mismatch: a group has more values; the message names the layer.
@@ -256,9 +262,11 @@ def check_levels(name: str, weight: torch.Tensor, grid: Grid, columns: torch.Ten
         values = grid.groups(weight, columns).sort(dim=1).values
     except ValueError as error:
         raise Mismatch(f"{name}: {error}") from error
-    count = int((values.diff(dim=1) != 0).sum(dim=1).max()) + 1
+    gaps = values.diff(dim=1)
+    count = int((gaps != 0).sum(dim=1).max()) + 1
     if count > 2**bits:
         raise Mismatch(f"{name} has {count} different weights in a group; {bits} bits allow {2**bits}")
+    return gaps.masked_fill(gaps == 0, torch.inf).amin(dim=1)
 
 
 def compare_losses(before: float, after: float, source: float, dtype: str) -> None:

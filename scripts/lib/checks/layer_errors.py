@@ -12,8 +12,8 @@ LAYERS = {  # the columns of a cell's layers.parquet
     **dict.fromkeys(("weights", "rows", "columns"), polars.Int64),
     "bits": polars.Float64,
     "group_size": polars.Int64,
-    **dict.fromkeys(("bits_per_weight", "weight_error", "output_error", "outlier_share", "kurtosis"), polars.Float64),
-    **dict.fromkeys(("absmax_mean", "absmax_max", "seconds"), polars.Float64),
+    **dict.fromkeys(("bits_per_weight", "bits_per_weight_zstd", "weight_error", "output_error"), polars.Float64),
+    **dict.fromkeys(("outlier_share", "kurtosis", "absmax_mean", "absmax_max", "seconds"), polars.Float64),
 }
 
 

@@ -5,11 +5,12 @@ import html
 import polars as pl
 from IPython.display import HTML
 
+from scripts.lib.analysis.choices import sentences
 from scripts.lib.analysis.effects import MEASURES, disagreements
 from scripts.lib.analysis.judging import NO_COMPARISON, NOT_IDENTIFIABLE
 from scripts.lib.analysis.verdicts import EQUAL, LOWER, REFUTED, SUPPORTED, THIS_RUN_ONLY, UNDECIDED
 from scripts.lib.report import forest
-from scripts.lib.report.numbers import effect, smallest, with_interval
+from scripts.lib.report.numbers import effect, smallest
 
 ORDER = (SUPPORTED, REFUTED, UNDECIDED, THIS_RUN_ONLY, NOT_IDENTIFIABLE, NO_COMPARISON)
 SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", THIS_RUN_ONLY: "◇", NOT_IDENTIFIABLE: "≈", NO_COMPARISON: "–"}
@@ -25,6 +26,7 @@ CLASSES = {verdict: verdict.replace(" ", "-") for verdict in ORDER}
 HALF, HEIGHT = 150, 26  # of the bar of a card, in units of its drawing
 THESE_RUNS = "In this study's runs only: fewer than three say nothing about training, and another may differ."
 BARS = "In the bars: no effect (line), where the claim holds (shaded), the effect (dot) and its interval."
+NOTHING_TO_SHIP = "Nothing that could be shipped was measured."
 NOTHING_LISTED = "The study lists no claims to decide."
 
 
@@ -162,27 +164,10 @@ def _bar(row: dict, limit: float) -> str:
 
 
 def shipping(choices: pl.DataFrame) -> HTML:
-    """A sentence for every model on the front of size and loss, smallest first; a list for each run and corpus."""
+    """What to ship at each size, smallest first: of the first run at once, of each further one on a click."""
     parts = []
-    front = choices.filter("on_front").sort("run", "dataset", "bits_per_weight")
-    several = choices.select("run", "dataset").n_unique() > 1
-    for (run, dataset), rows in front.group_by("run", "dataset", maintain_order=True):
-        name = f"<h4>{html.escape(run)} on {html.escape(dataset)}</h4>" if several else ""
-        items = "".join(f"<li>{_choice(row)}</li>" for row in rows.iter_rows(named=True))
-        parts.append(f'{name}<ul class="choices">{items}</ul>')
-    return HTML("".join(parts) or '<p class="note">Nothing that could be shipped was measured.</p>')
-
-
-def _choice(row: dict) -> str:
-    model = html.escape(f"{row['trajectory']}/{row['checkpoint']}")
-    loss = with_interval(row["loss"], row["loss_lower"], row["loss_upper"])
-    told = (
-        f"Up to <b>{row['bits_per_weight']:.2f} bits a weight</b>: {model} by <b>{html.escape(row['method'])}</b>, "
-        f"loss {loss}"
-    )
-    if row["best_probability"] is not None:
-        told += f", best with probability {row['best_probability']:.2f}"
-    if row["runner_up"]:
-        worse = with_interval(*(row[name] for name in ("regret", "regret_lower", "regret_upper")), sign=True)
-        told += f"; next best {html.escape(row['runner_up'])}, worse by {worse} nats a token"
-    return told + "."
+    for (run, dataset), rows in choices.group_by("run", "dataset", maintain_order=True):
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(rows))
+        name, told = html.escape(f"{run}, on {dataset}"), f'<ul class="choices">{items}</ul>'
+        parts.append(f"<details><summary>{name}</summary>{told}</details>" if parts else f"<h4>{name}</h4>{told}")
+    return HTML("".join(parts) or f'<p class="note">{NOTHING_TO_SHIP}</p>')

@@ -42,9 +42,10 @@ def wrapped(shown: GT, column: str) -> GT:
     return shown.tab_style(style.css("white-space: normal; min-width: 10rem"), loc.body(columns=column))
 
 
-def folded(summary: str, shown: GT) -> HTML:
-    """A table that opens on a click."""
-    return HTML(f"<details><summary>{html.escape(summary)}</summary>{shown.as_raw_html()}</details>")
+def folded(summary: str, shown: GT, below: str = "") -> HTML:
+    """A table that opens on a click, with a note below."""
+    told = note(below).data if below else ""
+    return HTML(f"<details><summary>{html.escape(summary)}</summary>{shown.as_raw_html()}{told}</details>")
 
 
 def note(text: str) -> HTML:
