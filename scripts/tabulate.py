@@ -123,7 +123,7 @@ def tabulate(
         "comparisons": comparisons,
         "verdicts": verdicts,
         "choices": choices_table(
-            study, pairs, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
+            study, measures, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
         ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
         "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
