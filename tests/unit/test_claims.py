@@ -106,6 +106,13 @@ def test_methods_are_compared_on_the_same_grid(plan):
     assert made.claims["gptq-beats-rtn"]["references"] == {"gptq-w3-g32": "rtn-w3-g32", "gptq-w4-g32": "rtn-w4-g32"}
 
 
+def test_a_method_without_another_on_its_grid_is_refused(plan):
+    with pytest.raises(
+        ConfigError, match="no method to compare `gptq-w3-g32` with; add one with algorithm rtn, library"
+    ):
+        plan("gptq-beats-rtn", methods=["gptq-w3-g32", "rtn-w4-g32"])
+
+
 RECIPES = {path.stem: read_yaml(path) for path in Path("config/recipes").glob("*.yaml")}
 
 

@@ -182,6 +182,15 @@ def test_an_axis_that_nothing_varies_lacks_a_comparison():
     assert not found.refused
 
 
+def test_runs_without_the_end_of_a_decay_lack_one():
+    trunks = [place("a", 2400, weight_decay=0.1), place("b", 2400, weight_decay=0.5)]
+    found = select(PEAK | {"axis": "optimizer.weight_decay"}, trunks)
+    reason = "a and b differ in optimizer.weight_decay, but not both have such a checkpoint"
+    assert (found.refused, found.absent) == ([], [("the study", reason)])
+    one = [*trunks, place("b-cooldown", 2400, "decay", "b", start=2200, weight_decay=0.5)]
+    assert select(PEAK | {"axis": "optimizer.weight_decay"}, one).absent == [("the study", reason)]
+
+
 def test_a_doubling_of_nothing_is_no_comparison():
     compare = PEAK | {"axis": "optimizer.weight_decay", "per": "doubling"}
     found = select(compare, run(weight_decay=0.0, name="a") + run(weight_decay=0.5, name="b"))

@@ -13,6 +13,7 @@ from scripts.lib.runtime.config_files import read_yaml
 from scripts.lib.study.claims import fix
 from scripts.tabulate import tabulate
 from tests.unit.planted import ENDS, METHOD, claim, lineage, points, world
+from tests.unit.synthetic_study import Study, write_checkpoint, write_loss, write_quantized
 
 OPPOSED = ("decay-raises", "rate-not-tokens", "tokens-raise")
 
@@ -98,6 +99,24 @@ def test_draws_of_calibration_text_widen_the_interval_of_one_run(tmp_path):
     assert row["method"] == METHOD
 
 
+def test_further_draws_of_one_end_neither_weigh_it_more_nor_are_taken_for_draws_of_all(tmp_path):
+    """Draws are asked for by block: here one of three cooldowns has two more, and its trunk at that step."""
+    methods = (METHOD, f"{METHOD}@2", f"{METHOD}@3")
+    study, rows = world(tmp_path, 0.0, 0.5, (1,), methods=methods)
+    some = dataclasses.replace(
+        study,
+        quantized=[path for path in study.quantized if "@" not in path.parts[-2] or path.parts[-3] == "step-1400"],
+        losses=[path for path in study.losses if "@" not in path.parts[-2] or path.parts[-3] == "step-1400"],
+    )
+    found = tables(some, rows, "decay-raises")
+    pairs = found["comparisons"].filter(measure="kl")
+    assert sorted(pairs["step"]) == [1400, 1400, 1400, 1900, 2400]
+    (row,) = primary(found).values()
+    assert row["effect"] == pytest.approx(pairs.group_by("step").agg(pl.col("effect").mean())["effect"].mean())
+    assert "3 draws" not in row["reason"]
+    assert "documents and draws of calibration text counted" in row["reason"]  # as the ledger has them
+
+
 def test_neighbours_widen_the_interval_of_one_run(tmp_path):
     study, rows = world(tmp_path, 0.0, 0.5, (1,))
     bare, wide = (
@@ -132,6 +151,38 @@ def test_along_an_axis_the_last_is_compared_with_the_first(tmp_path):
     raw = np.log(last["value"].to_numpy() / last["reference_value"].to_numpy())
     assert np.allclose(raw / doublings, last["effect"].to_numpy())
     assert last["axis_value"].to_list() == last["tokens"].to_list()
+
+
+def sweep(root, seeds, effect: float) -> tuple[Study, list[dict]]:
+    """Runs of three weight decays, each seen at the end of its decay; KL falls by `effect` with each doubling."""
+    study, generator, rows = Study(root), np.random.default_rng(3), []
+    for seed in seeds:
+        for decay in (0.25, 0.5, 1.0):
+            end = (f"wd{decay}-seed{seed}", "step-2400", None, 2400, 0.0, 6e-3, "decay")
+            write_checkpoint(study, end)
+            write_quantized(study, end[:2], METHOD, 3)
+            error = 0.02 * math.exp(-effect * math.log2(decay) + 0.01 * generator.standard_normal())
+            for method, harm in (("none", 0.0), (METHOD, error)):
+                write_loss(study, (*end[:2], method), 3.0, harm, 60)
+            span = {"decay_start": 2000, "decay_end": 2400, "decay_rate": 6e-3}
+            rows += [row | span for row in lineage([end], {end[0]: seed}, decay)]
+    return study, rows
+
+
+@pytest.mark.parametrize(("effect", "verdict", "monotone"), [(0.3, "supported", True), (0.0, "refuted", None)])
+def test_a_sweep_has_a_slope_and_an_order(tmp_path, effect, verdict, monotone):
+    found = tables(*sweep(tmp_path, (1, 2, 3), effect), "weight-decay-lowers")
+    (row,) = primary(found).values()
+    assert (row["verdict"], row["monotone"], row["runs"]) == (verdict, monotone, 3)
+    assert row["effect"] == pytest.approx(-2 * effect, abs=0.05)  # two doublings, from the lowest to the highest
+    assert row["slope"] == pytest.approx(-effect, abs=0.05)
+    assert row["slope_lower"] < row["slope"] < row["slope_upper"]
+    assert set(found["comparisons"]["reference_axis_value"]) == {0.25}
+
+
+def test_a_sweep_of_two_seeds_tells_of_these_runs_only(tmp_path):
+    (row,) = primary(tables(*sweep(tmp_path, (1, 2), 0.3), "weight-decay-lowers")).values()
+    assert (row["verdict"], row["monotone"], row["replicates"]) == ("this run only", None, "seed 1, seed 2")
 
 
 def test_averages_are_compared_with_their_run_and_with_its_cooldown(tmp_path):

@@ -214,7 +214,8 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
                 selection.absent.append((values[value][0].trajectory, reason))
     if not any(len(values) > 1 for values in groups.values()) and (kept or not fitting):
         runs = [place for place in found if place.kind not in (AVERAGE, SOUP)]
-        _say_what_moves(kept or runs, axis, moves, selection)
+        several = len({place.coordinate(axis) for place in kept} - {None}) > 1
+        _say_what_moves(kept if several else runs, axis, moves, selection)
     return selection
 
 
@@ -247,6 +248,11 @@ def _say_what_moves(fitting: list[Place], axis: str, moves: tuple, selection: Se
         selection.absent.append(("the study", f"no two of its runs differ in {axis}"))
         return
     _, one, other, moved = min(pairs)
+    if not moved:
+        selection.absent.append(
+            ("the study", f"{one} and {other} differ in {axis}, but not both have such a checkpoint")
+        )
+        return
     reason = f"{axis} never differs alone: {one} and {other}, the nearest, differ in {told(moved)} too"
     selection.refused.append(("the study", reason))
 

@@ -5,8 +5,8 @@ checkpoints and its draws of calibration text; along an axis, that of the highes
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,8 +82,8 @@ class Effect:
 class Replicate:
     """One repetition's effect.
 
-    draws: its effect under each draw of calibration text, shape (draws,).
-    cells: the variance of the effect if each checkpoint's measure has a variance of 1 of its own.
+    draws: its effect under each draw of calibration text that all of its pairs have, shape (draws,).
+    cells: the variance of the effect if the measure of each cell has a variance of 1 of its own.
     """
 
     name: str
@@ -116,25 +116,31 @@ def judged(
     """
     rows, judgements = [], []
     for name, claim in claims.items():
-        for dataset in sorted({*results.losses, claim["dataset"]}):
+        for dataset, recipe, measure in _asked(claim, results):
             selection = select(claim["compare"], found, results.losses.get(dataset, {}))
-            for recipe in claim["references"]:
-                for measure in (claim["measure"], *claim.get("also", [])):
-                    if measure == claim["measure"] or (dataset, recipe) == (claim["dataset"], claim["method"]):
-                        of_cells = results, dataset, recipe
-                        effects = pair_effects(claim, selection, *of_cells, MEASURES[measure], confidence)
-                        about = {"study": study, "claim": name, "measure": measure, "dataset": dataset}
-                        unit = {"unit": _unit(claim, MEASURES[measure])}
-                        rows += [about | unit | {"recipe": recipe} | row for row in _rows(effects, confidence)]
-                        ledger = Ledger(noise, measure, recipe, dataset)
-                        judgement = _judge(claim, selection, effects, measure, ledger, confidence)
-                        primary = (measure, recipe, dataset) == (claim["measure"], claim["method"], claim["dataset"])
-                        judgement |= about | unit | {"method": recipe, "primary": primary}
-                        judgements.append(judgement | _of_claim(claim, fixed[name]))
+            effects = pair_effects(claim, selection, results, dataset, recipe, MEASURES[measure], confidence)
+            about = {"study": study, "claim": name, "measure": measure, "dataset": dataset}
+            about["unit"] = _unit(claim, MEASURES[measure])
+            rows += [about | {"recipe": recipe} | row for row in _rows(effects, confidence)]
+            judgement = _judge(claim, selection, effects, measure, Ledger(noise, measure, recipe, dataset), confidence)
+            primary = (dataset, recipe, measure) == (claim["dataset"], claim["method"], claim["measure"])
+            judgement |= about | {"method": recipe, "primary": primary}
+            judgements.append(judgement | _of_claim(claim, fixed[name]))
     _adjust([row for row in judgements if row["primary"]], confidence)
     order = ("claim", "primary", "method", "measure", "dataset")
     verdict_table = _frame(judgements, VERDICTS).sort(*order, descending=[False, True, False, False, False])
     return _frame(rows, COMPARISONS), verdict_table
+
+
+def _asked(claim: dict, results: Results) -> Iterator[tuple[str, str, str]]:
+    """(corpus, recipe, measure) of all that is told of a claim: further measures only of the recipe that decides."""
+    for dataset in sorted({*results.losses, claim["dataset"]}):
+        for recipe in claim["references"]:
+            yield dataset, recipe, claim["measure"]
+            if (dataset, recipe) == (claim["dataset"], claim["method"]):
+                yield from (
+                    (dataset, recipe, measure) for measure in claim.get("also", []) if measure != claim["measure"]
+                )
 
 
 def _frame(rows: list[dict], columns: dict) -> pl.DataFrame:
@@ -243,52 +249,64 @@ def _known(value) -> float | None:
 
 
 def replicates(effects: list[Effect], per_doubling: bool = False) -> list[Replicate]:
-    """One effect a replicate: the mean over its pairs and draws, along an axis only over the highest values.
+    """One effect a replicate: the mean over its pairs, each the mean over draws; along an axis, of the highest value.
 
     Args:
-        effects: of pairs.
+        effects: of pairs under each draw of calibration text.
         per_doubling: whether they are told for a doubling of the axis; points along it are not.
     """
-    groups = defaultdict(list)
+    groups = defaultdict(lambda: defaultdict(list))
     for item in effects:
-        groups[item.pair.row.replicate].append(item)
-    found = []
-    for name, items in sorted(groups.items()):
-        top = defaultdict(lambda: -math.inf)
-        for item in items:
-            top[item.pair.group] = max(top[item.pair.group], item.pair.x or 0.0)
-        highest = [item for item in items if (item.pair.x or 0.0) == top[item.pair.group]]
-        draws = defaultdict(list)
-        for item in highest:
-            draws[item.draw].append(item.effect)
-        points = defaultdict(list)
-        for item in items:
-            if item.pair.x is not None:
-                scale = math.log2(item.pair.x / item.pair.reference_x) if per_doubling else 1.0
-                points[item.pair.x].append((scale * item.effect, scale * item.influence))
-                points[item.pair.reference_x].append((0.0, 0.0 * item.influence))
-        found.append(
-            Replicate(
-                name,
-                float(np.mean([item.effect for item in highest])),
-                np.mean([item.influence for item in highest], axis=0),
-                np.array([np.mean(values) for values in draws.values()]),
-                _cells(highest, per_doubling),
-                {x: tuple(np.mean(part, axis=0) for part in zip(*values, strict=True)) for x, values in points.items()},
-            )
-        )
-    return found
+        groups[item.pair.row.replicate][item.pair].append(item)
+    return [_replicate(name, list(pairs.values()), per_doubling) for name, pairs in sorted(groups.items())]
+
+
+def _replicate(name: str, pairs: list[list[Effect]], per_doubling: bool) -> Replicate:
+    """One replicate of its pairs, each a list of its effects by draw."""
+    top = defaultdict(lambda: -math.inf)
+    for draws in pairs:
+        top[draws[0].pair.group] = max(top[draws[0].pair.group], draws[0].pair.x or 0.0)
+    highest = [draws for draws in pairs if (draws[0].pair.x or 0.0) == top[draws[0].pair.group]]
+    values, slopes = zip(*map(_mean, highest), strict=True)
+    common = set.intersection(*({item.draw for item in draws} for draws in highest))
+    by_draw = [[item.effect for draws in highest for item in draws if item.draw == draw] for draw in common]
+    return Replicate(
+        name,
+        float(np.mean(values)),
+        np.mean(slopes, axis=0),
+        np.array([np.mean(effects) for effects in by_draw]),
+        _cells([draws[0] for draws in highest], per_doubling),
+        _points(pairs, per_doubling),
+    )
+
+
+def _points(pairs: list[list[Effect]], per_doubling: bool) -> dict[float, tuple[float, np.ndarray]]:
+    """Effect and influence at each value of an axis, 0 at the lowest; of several lowest ones, that with most pairs."""
+    starts = Counter(draws[0].pair.reference_x for draws in pairs if draws[0].pair.x is not None)
+    points = defaultdict(list)
+    for draws in pairs:
+        pair, (value, slope) = draws[0].pair, _mean(draws)
+        if starts and pair.reference_x == starts.most_common(1)[0][0]:
+            scale = math.log2(pair.x / pair.reference_x) if per_doubling else 1.0
+            points[pair.x].append((scale * value, scale * slope))
+            points[pair.reference_x].append((0.0, 0.0 * slope))
+    return {x: tuple(np.mean(part, axis=0) for part in zip(*found, strict=True)) for x, found in points.items()}
+
+
+def _mean(draws: list[Effect]) -> tuple[float, np.ndarray]:
+    """Effect and influence of a pair over its draws."""
+    return float(np.mean([item.effect for item in draws])), np.mean([item.influence for item in draws], axis=0)
 
 
 def _cells(effects: list[Effect], per_doubling: bool) -> float:
-    """How much of one checkpoint's own variance, such as that of neighbours, is in the mean of these effects."""
+    """How much of one cell's own variance, such as that of neighbours, is in the mean of these effects."""
     weights = defaultdict(float)
     for item in effects:
         weight = 1 / len(effects)
         if per_doubling:
             weight /= math.log2(item.pair.x / item.pair.reference_x)
-        weights[item.pair.row.point] += weight
-        weights[item.pair.reference.point] -= weight
+        weights[*item.pair.row.point, item.methods[0]] += weight
+        weights[*item.pair.reference.point, item.methods[1]] -= weight
     return sum(weight**2 for weight in weights.values())
 
 

@@ -32,10 +32,10 @@ BASELINE = "none"
 POINT = ("trajectory", "checkpoint")
 KIND = ("measure", "method", "dataset")  # what is pooled; `method` is the recipe's name
 IDENTITY = ("trajectory", "family", "root", "parent", "parent_checkpoint", "seed")  # columns of `runs`, no coordinates
-NO_DRAWS = "no draws in this study: add `draws` to its cells"
+NO_DRAWS = "fewer than two draws are measured: add `draws` to its cells"
 NO_TEXT = "uses no calibration text"
-NO_NEIGHBOURS = "no neighbours in this study: name some in `replicates.neighbours`"
-NO_SEEDS = "no runs of this study differ in their seed alone"
+NO_NEIGHBOURS = "no three neighbours are measured: name some in `replicates.neighbours`"
+NO_SEEDS = "no runs that are measured differ in their seed alone"
 NO_REPEAT = "no repeat of this study: name its folder in `replicates.numerics`"
 NO_DOCUMENTS = "too few documents"
 

@@ -39,7 +39,13 @@ def add_claims(plan) -> None:
         if not corpora:
             raise ConfigError(f"{where}: a claim needs `loss` in one block of `cells` at least; add a corpus")
         method = _method(claim["method"], chosen, recipes, where)
-        decided = {"method": method, "dataset": corpora[0], "references": references(claim, recipes)}
+        partners = references(claim, recipes)
+        if method not in partners:
+            raise ConfigError(
+                f"{where}: the study has no method to compare `{method}` with; add one with "
+                f"{_told(claim['compare']['than'])} and its bits, group size and symmetry"
+            )
+        decided = {"method": method, "dataset": corpora[0], "references": partners}
         plan.claims[name] = ordered(claim | decided)
 
 
@@ -59,7 +65,7 @@ def _check_axis(compare: dict, plan, where: str) -> None:
 def _method(settings: dict, chosen: str | None, recipes: dict, where: str) -> str:
     """The one recipe that decides a claim."""
     fitting = [name for name, recipe in recipes.items() if _fits(recipe, settings)]
-    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    told = _told(settings)
     if chosen:
         if chosen not in recipes:
             raise ConfigError(f"{where}.method: the study has no method `{chosen}`; it has {', '.join(recipes)}")
@@ -90,6 +96,10 @@ def references(claim: dict, recipes: dict) -> dict[str, str]:
     others = {_grid(recipe): name for name, recipe in plain.items() if _fits(recipe, than)}
     ours = {name: _grid(recipe) for name, recipe in plain.items() if _fits(recipe, kind)}
     return {name: others[grid] for name, grid in ours.items() if others.get(grid, name) != name}
+
+
+def _told(settings: dict) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _fits(recipe: dict, settings: dict) -> bool:
