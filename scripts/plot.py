@@ -22,7 +22,7 @@ from scripts.lib.analysis.metrics import (
 )
 from scripts.lib.report import contents, curves, figures, forest
 from scripts.lib.report.figures import BASELINE
-from scripts.lib.report.lines import Drawing, drawing
+from scripts.lib.report.lines import KIND_WORDS, Drawing, drawing
 
 NOTHING_MEASURED = "No loss was measured in this study."
 NOTHING_QUANTIZED = "The loss of no quantized model was measured in this study."
@@ -76,7 +76,7 @@ def overview(tables: Tables) -> Figure:
                 mean = curves.draw_line(axis, line, curves.curves_of(cells, line, dataset, method), "value")
                 curves.draw_noise(axis, line, mean, "value", half_width, ratio=axis is upper)
                 if mean is not None and len(mean):
-                    ends[axis].append((mean["value"][-1], line))
+                    ends[axis].append((mean["tokens"][-1], mean["value"][-1], line))
         figures.positive_axis(upper)
         lower.set_ylim(limits)
         upper.set_title(_title(method, dataset, losses))
@@ -329,11 +329,12 @@ def _rows_height(methods: list[str], drawn: Drawing) -> float:
 
 
 def _label_ends(ends: dict, drawn: Drawing) -> None:
-    """Write the groups at the ends of their lines, right of the panels, where there are few."""
+    """Write the groups at the ends of their longest lines, right of the panels, where there are few."""
+    several = len(drawn.groups) > 1
     for axis, found in ends.items():
         last = {}
-        for value, line in found:
-            name = line.group if len(drawn.groups) > 1 else line.kind
+        for _, value, line in sorted(found, key=lambda end: -end[0]):
+            name = line.group if several else KIND_WORDS[line.kind]
             last.setdefault(name, (value, name, line.color))
         if len(last) <= curves.MOST_LABELS:
             curves.draw_labels(axis, list(last.values()))

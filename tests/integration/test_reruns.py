@@ -62,7 +62,7 @@ def test_forcing_train_reruns_everything_after_it(tree):
 
 
 def test_figure_style_reruns_figures_and_report_only(tree):
-    rewrite(tree / "scripts/lib/report/figures.py", 'TRUNK: "o"', 'TRUNK: "*"')
+    rewrite(tree / "scripts/lib/report/figures.py", 'MARKERS = ("o"', 'MARKERS = ("*"')
     assert planned(tree, "smoke") == {"plot": 5, "report": 1, "all": 1}
 
 

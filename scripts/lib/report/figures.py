@@ -217,7 +217,6 @@ def legend(figure: Figure, entries: list[Line2D], most: int = 5) -> None:
 
 
 def _legend_width(entries: list[Line2D], columns: int) -> float:
-    """About how wide a legend is, in inches; it is filled column by column."""
-    rows = -(-len(entries) // columns)
-    lengths = [len(entry.get_label()) for entry in entries]
-    return sum(0.75 + 0.085 * max(lengths[start : start + rows]) for start in range(0, len(entries), rows))
+    """About how wide a legend is, in inches."""
+    lengths = np.array([len(entry.get_label()) for entry in entries])
+    return sum(0.75 + 0.078 * part.max() for part in np.array_split(lengths, columns))
