@@ -2,6 +2,7 @@
 
 import html
 import io
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -60,6 +61,7 @@ def use_style(theme: dict) -> None:
 
 def save(figure: Figure, svg: str | Path, png: str | Path, pdf: str | Path) -> None:
     """Write a figure as SVG and PDF (text kept as text, no date, same bytes every time) and as PNG, and close it."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph of a PDF
     for path in (svg, png, pdf):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
