@@ -77,3 +77,23 @@ def test_what_stays_counts_as_the_checkpoint_stores_it(tiny_model, tmp_path, hal
     assert 0 < sizes["unquantized_zstd"] <= sizes["unquantized"]
     assert (layers["bits_per_weight_zstd"] <= layers["bits_per_weight"]).all()
     assert model_sizes(checkpoint, tmp_path / "model", layers) == sizes
+
+
+@pytest.mark.parametrize(("tied", "stay"), [(False, 2 * (8 * 4 + 8 * 4 + 4)), (True, 2 * (8 * 4 + 4))])
+def test_a_head_counts_where_it_is_no_copy_of_the_embedding(tmp_path, tied, stay):
+    """A rotation sets the head apart; auto-gptq gives each layer a bias of zeros, which nobody has to store."""
+    embedding, layer, norm = torch.rand(8, 4).half(), torch.rand(4, 4).half(), torch.ones(4).half()
+    before = {"embedding.weight": embedding, "norm.weight": norm, "layer.weight": layer}
+    after = {name: tensor.float() for name, tensor in before.items()}
+    after |= {"head.weight": torch.rand(8, 4), "layer.bias": torch.zeros(4)}
+    for folder, tensors in (("checkpoint", before), ("model", after)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(f'{{"tie_word_embeddings": {str(tied).lower()}}}')
+        save_file(tensors, tmp_path / folder / "model.safetensors")
+    layers = polars.DataFrame(
+        {"layer": ["layer"], "weights": [16], "bits_per_weight": [4.5], "bits_per_weight_zstd": [4.0]}
+    )
+    sizes = model_sizes(tmp_path / "checkpoint", tmp_path / "model", layers)
+    assert sizes["unquantized"] == 2 * (32 + 16 + 4)
+    assert sizes["packed"] == 16 * 4.5 / 8 + stay
+    assert sizes["packed_zstd"] <= sizes["packed"] - 1
