@@ -51,7 +51,8 @@ def test_a_card_says_claim_effect_smallest_effect_runs_and_verdict():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"verdict": "this run only", "runs": 1}, "fewer than three say nothing about training"),
+        ({"verdict": "this run only", "runs": 1}, "Fewer than three runs say nothing about training."),
+        ({"verdict": "this run only", "reason": "in these runs, draws counted"}, "In these runs, draws counted."),
         ({"verdict": "undecided", "runs_needed": 7}, "About 7 runs would decide it"),
         ({"verdict": "undecided"}, "Its interval alone would decide, but not once corrected for the 1 claims"),
         ({"changed": True}, "The claim was changed after 2026-01-01"),

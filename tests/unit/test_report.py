@@ -144,7 +144,7 @@ def test_cards_have_the_numbers_of_the_verdicts(page, tables):
         for part in (row["says"], row["source"], row["replicates"], effect(row), row["verdict"].capitalize()):
             assert part in told
     assert "Smallest effect that matters: +10.5" in cards["decay-raises"].get_text()
-    assert "fewer than three say nothing about training" in cards["decay-raises"].get_text()
+    assert "Fewer than three runs say nothing about training" in cards["decay-raises"].get_text()
 
 
 def test_the_head_says_on_what_text_losses_rest(page, tables):

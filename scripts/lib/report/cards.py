@@ -24,7 +24,7 @@ MEANING = {
 }
 CLASSES = {verdict: verdict.replace(" ", "-") for verdict in ORDER}
 HALF, HEIGHT = 150, 26  # of the bar of a card, in units of its drawing
-THESE_RUNS = "In this study's runs only: fewer than three say nothing about training, and another may differ."
+THESE_RUNS = "Fewer than three runs say nothing about training."
 BARS = "In the bars: no effect (line), where the claim holds (shaded), the effect (dot) and its interval."
 NOTHING_TO_SHIP = "Nothing that could be shipped was measured."
 NOTHING_LISTED = "The study lists no claims to decide."
@@ -94,7 +94,10 @@ def _card(row: dict, others: list[dict], limit: float, tested: int, opposed: lis
 
 def _reasons(row: dict, tested: int, opposed: list[tuple[str, str]]) -> list[str]:
     """Why the verdict is what it is, and what a reader must know of it."""
-    told = [THESE_RUNS] if row["verdict"] == THIS_RUN_ONLY else []
+    told = []
+    if row["verdict"] == THIS_RUN_ONLY:
+        told = [f"{row['reason'][0].upper()}{row['reason'][1:]}."] if row["reason"] else []
+        told.append(THESE_RUNS)
     if row["verdict"] == UNDECIDED and _alone(row):
         told.append(f"Its interval alone would decide, but not once corrected for the {tested} claims of this study.")
     if row["runs_needed"]:
@@ -122,7 +125,7 @@ def _more(row: dict, others: list[dict]) -> str:
     also = "; ".join(f"{MEASURES[other['measure']].words} {effect(other)}" for other in others)
     told = {
         "Other measures, which decide nothing": also,
-        "Counted, and left out": row["reason"],
+        "Left out": None if row["verdict"] == THIS_RUN_ONLY else row["reason"],
         "Why that effect matters": row["smallest_reason"],
         "The claim's own evidence": row["evidence"],
     }
