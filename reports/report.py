@@ -58,7 +58,8 @@ cards.cards(verdicts, comparisons)
 # %%
 choices = found["choices"]
 display(cards.shipping(choices))
-show.folded(f"All {len(choices)} candidates", show.chosen(choices), caption(study, "choices"))
+if len(choices):
+    display(show.folded(f"All {len(choices)} candidates", show.chosen(choices), caption(study, "choices")))
 
 # %% [markdown]
 # ## Harm and loss along training

@@ -1,5 +1,6 @@
 """plot: the figures of a study, one function a figure, from the tables alone."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -193,20 +194,20 @@ def errors_by_method(tables: Tables) -> Figure:
     losses = curves.cells_of(measurements, CROSS_ENTROPY)
     if not losses:
         return figures.placeholder(NOTHING_QUANTIZED)
-    methods, datasets = method_order(measurements), _datasets(losses)
-    rows = [(dataset, *shown) for dataset in datasets for shown in ENDS]
-    figure, axes, _ = figures.panels(len(rows), len(ENDS), _rows_height(methods, drawn), sharey=True)
-    for number, (axis, (dataset, metric, column, words)) in enumerate(zip(axes, rows, strict=True)):
+    panels = [(dataset, *shown) for dataset in _datasets(losses) for shown in ENDS]
+    rows = curves.rows_of_ends(drawn.lines, method_order(measurements), [key[1:] for key in losses])
+    figure, axes, _ = figures.panels(len(panels), len(ENDS), _rows_height(rows), sharey=True)
+    for number, (axis, (dataset, metric, column, words)) in enumerate(zip(axes, panels, strict=True)):
         ends = _ends(curves.cells_of(measurements, metric), dataset)
         if column == "value":
             ends = {key: row | _bounds_of_value(row) for key, row in ends.items()}
-        curves.draw_ends(axis, drawn.lines, methods, ends, column)
+        curves.draw_ends(axis, rows, ends, column)
         figures.scale_ends(axis, [row[column] for row in ends.values()], share=metric is not KL)
         axis.set_xlabel(words)
         if number % len(ENDS) == 0:
-            curves.label_rows(axis, drawn.lines, methods)
+            curves.label_rows(axis, rows)
             axis.set_title(_title("", dataset, losses))
-        curves.name_blocks(axis, methods, named=number % len(ENDS) == len(ENDS) - 1)
+        curves.name_blocks(axis, rows, named=number % len(ENDS) == len(ENDS) - 1)
     return figure
 
 
@@ -216,26 +217,24 @@ def tasks(tables: Tables) -> Figure:
     shown = rows_of(measurements, *(metric for metric in METRICS.values() if metric.drawn))
     if shown.is_empty():
         return figures.placeholder(NO_TASKS)
-    methods, drawn = method_order(shown), drawing(tables["checkpoints"], tables["runs"])
-    lines = [line for line in drawn.lines if {track.name for track in line.tracks} & set(shown["trajectory"])]
-    part = Drawing(tuple(lines), drawn.groups, drawn.tracks)
     ends = {place: _task_ends(shown, *place) for place in sorted(set(shown.select("metric", "dataset").iter_rows()))}
-    places = [place for place, rows in ends.items() if len(rows) >= LEAST_DOTS]
-    if not places:
+    ends = {place: rows for place, rows in ends.items() if len(rows) >= LEAST_DOTS}
+    if not ends:
         return figures.placeholder(TOO_LITTLE)
-    columns = 2 if len(places) <= 4 else 3
-    figure, axes, _ = figures.panels(len(places), columns, _rows_height(methods, part), sharey=True)
-    for number, (axis, (name, task)) in enumerate(zip(axes, places, strict=True)):
+    drawn = drawing(tables["checkpoints"], tables["runs"])
+    rows = curves.rows_of_ends(drawn.lines, method_order(shown), {key for part in ends.values() for key in part})
+    columns = 2 if len(ends) in (1, 2, 4) else 3
+    figure, axes, _ = figures.panels(len(ends), columns, _rows_height(rows), sharey=True)
+    for number, (axis, ((name, task), part)) in enumerate(zip(axes, ends.items(), strict=True)):
         axis.axvline(0, color="0.45", linewidth=1.2, linestyle=":", zorder=1)
-        curves.draw_ends(axis, lines, methods, ends[name, task], "relative")
+        curves.draw_ends(axis, rows, part, "relative")
         if number % columns == 0:
-            curves.label_rows(axis, lines, methods)
-        last = number % columns == columns - 1 or number + 1 == len(places)
-        curves.name_blocks(axis, methods, named=last)
+            curves.label_rows(axis, rows)
+        curves.name_blocks(axis, rows, named=number % columns == columns - 1 or number + 1 == len(ends))
         axis.set_title(task)
-        axis.locator_params(axis="x", nbins=5)
+        axis.locator_params(axis="x", nbins=4)
         figures.percent_axis(axis, "x")
-        axis.set_xlabel(error_words(METRICS[name]))
+        axis.set_xlabel("\n".join(textwrap.wrap(error_words(METRICS[name]), 24)))
     return figure
 
 
@@ -324,8 +323,8 @@ def _title(name: str, dataset: str, cells: curves.Cells) -> str:
     return " · ".join(part for part in (name, dataset if several else "") if part)
 
 
-def _rows_height(methods: list[str], drawn: Drawing) -> float:
-    return 0.9 + len(methods) * (0.2 + 0.17 * len(drawn.lines))
+def _rows_height(rows: curves.Rows) -> float:
+    return 0.9 + 0.19 * (rows[-1][0] + 1)
 
 
 def _label_ends(ends: dict, drawn: Drawing) -> None:

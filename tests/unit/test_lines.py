@@ -111,6 +111,7 @@ def test_the_made_up_study_varies_its_peak_rate(tmp_path):
     [
         ("optimizer.weight_decay", 0.5, "weight decay 0.5"),
         ("schedule.peak", 6e-3, "peak rate 6e-3"),
+        ("schedule.peak", 1.2e-2, "peak rate 1.2e-2"),
         ("model.hidden_size", 64, "hidden size 64"),
         ("schedule.name", "wsd", "schedule wsd"),
     ],

@@ -1,6 +1,7 @@
 """Drawing of lines: their curves, their noise, their learning rates and their ends, on axes that a figure gives."""
 
-from itertools import pairwise
+from collections.abc import Iterable
+from itertools import groupby, pairwise
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,9 @@ from scripts.lib.report.lines import LINES, MANY, Drawing, Line
 MANY_POINTS = 40  # above this a line has no markers
 MOST_LABELS = 6  # at the ends of lines, instead of a legend
 THIN, THICK = 0.7, 1.7
+GAP = 0.6  # between methods, in rows
 Cells = dict[tuple[str, str, str], pl.DataFrame]
+Rows = list[tuple[float, str, Line]]  # height, method, line
 
 
 def cells_of(measurements: pl.DataFrame, metric: Metric) -> Cells:
@@ -163,51 +166,60 @@ def draw_rates(axis, drawn: Drawing, schedules: pl.DataFrame, highest: float) ->
     figures.rate_axis(axis, highest)
 
 
-def draw_ends(axis, lines: list[Line], methods: list[str], ends: dict[tuple[str, str], dict], column: str) -> None:
-    """A block of rows a method, a row a line: its seeds as small dots, their mean large; one seed with its interval.
+def rows_of_ends(lines: Iterable[Line], methods: list[str], ends: Iterable[tuple[str, str]]) -> Rows:
+    """A row for each method and line of which something was measured, in blocks by method.
 
     Args:
+        ends: (method, trajectory) of what was measured.
+    """
+    known, found, height = set(ends), [], 0.0
+    for method in methods:
+        block = [line for line in lines if any((method, track.name) in known for track in line.tracks)]
+        found += [(height + place, method, line) for place, line in enumerate(block)]
+        height += len(block) + (GAP if block else 0)
+    return found
+
+
+def draw_ends(axis, rows: Rows, ends: dict[tuple[str, str], dict], column: str) -> None:
+    """In each row the line's seeds as small dots and their mean large; one seed with its interval.
+
+    Args:
+        rows: as of `rows_of_ends`.
         ends: by (method, trajectory) the last row of what was measured, with the column, maybe `lower` and `upper`.
         column: what is drawn.
     """
-    for block, method in enumerate(methods):
-        for place, line in enumerate(lines):
-            rows = [ends[method, track.name] for track in line.tracks if (method, track.name) in ends]
-            rows = [row for row in rows if row[column] is not None]
-            if not rows:
-                continue
-            height = row_of(block, place, len(lines))
-            values = [row[column] for row in rows]
-            if len(rows) > 1:
-                axis.plot(values, [height] * len(rows), ".", color=line.color, alpha=0.6, markersize=4, mew=0)
-            elif rows[0].get("lower") is not None:
-                axis.hlines(height, rows[0]["lower"], rows[0]["upper"], color=line.color, linewidth=1.4)
-            edge = line.color if line.kind == AVERAGE else "white"
-            style = {"markerfacecolor": line.face, "markeredgecolor": edge, "markersize": 6, "mew": 0.9}
-            axis.plot(np.mean(values), height, line.marker, color=line.color, **style)
+    for height, method, line in rows:
+        found = [ends[method, track.name] for track in line.tracks if (method, track.name) in ends]
+        found = [row for row in found if row[column] is not None]
+        if not found:
+            continue
+        values = [row[column] for row in found]
+        if len(found) > 1:
+            axis.plot(values, [height] * len(found), ".", color=line.color, alpha=0.6, markersize=4, mew=0)
+        elif found[0].get("lower") is not None:
+            axis.hlines(height, found[0]["lower"], found[0]["upper"], color=line.color, linewidth=1.4)
+        edge = line.color if line.kind == AVERAGE else "white"
+        style = {"markerfacecolor": line.face, "markeredgecolor": edge, "markersize": 6, "mew": 0.9}
+        axis.plot(np.mean(values), height, line.marker, color=line.color, **style)
 
 
-def row_of(block: int, place: int, rows: int) -> float:
-    """Height of a line's row in a method's block."""
-    return block + 0.86 * ((place + 0.5) / rows - 0.5)
-
-
-def label_rows(axis, lines: list[Line], methods: list[str]) -> None:
+def label_rows(axis, rows: Rows) -> None:
     """Name every row at the left of a panel of ends."""
-    heights = [row_of(block, place, len(lines)) for block in range(len(methods)) for place in range(len(lines))]
-    axis.set_yticks(heights, [line.label for _ in methods for line in lines], fontsize=8)
-    axis.set_ylim(len(methods) - 0.5, -0.5)
+    axis.set_yticks([height for height, _, _ in rows], [line.label for _, _, line in rows], fontsize=8)
+    axis.set_ylim(rows[-1][0] + 0.8, -0.8)
 
 
-def name_blocks(axis, methods: list[str], named: bool) -> None:
+def name_blocks(axis, rows: Rows, named: bool) -> None:
     """Draw lines between the methods' blocks of a panel of ends, and name them at its right."""
     axis.tick_params(axis="y", length=0)
     axis.grid(visible=False, axis="y")
-    for border in range(1, len(methods)):
-        axis.axhline(border - 0.5, color="0.75", linewidth=0.8)
     place = axis.get_yaxis_transform()
-    for block, method in enumerate(methods if named else []):
-        axis.text(1.03, block, method, transform=place, va="center", fontsize=9, weight="bold")
+    for method, block in groupby(rows, key=lambda row: row[1]):
+        heights = [height for height, _, _ in block]
+        if heights[0] > 0:
+            axis.axhline(heights[0] - (1 + GAP) / 2, color="0.75", linewidth=0.8)
+        if named:
+            axis.text(1.03, np.mean(heights), method, transform=place, va="center", fontsize=9, weight="bold")
 
 
 def group_entries(drawn: Drawing) -> list[Line2D]:

@@ -15,7 +15,8 @@ from scripts.lib.report.figures import MARKERS, method_markers
 
 SEEDS = ("seed", "data_seed")
 IDENTITY = ("trajectory", "family", "root", "kind", "parent", "parent_checkpoint")
-WORDS = {"schedule.peak": "peak rate", "schedule.name": "schedule"}  # of settings that their path says badly
+PEAK = "schedule.peak"
+WORDS = {PEAK: "peak rate", "schedule.name": "schedule"}  # of settings that their path says badly
 LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
 KIND_WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
 MANY = {TRUNK: "runs", BRANCH: "branches", AVERAGE: "averages"}
@@ -110,7 +111,7 @@ def factors(runs: pl.DataFrame) -> list[str]:
 
 def setting(name: str, value) -> str:
     """A setting with its value as people write it: `weight decay 0.5`, `peak rate 3e-3`."""
-    return f"{setting_name(name)} {setting_value(value)}"
+    return f"{setting_name(name)} {short_rate(value) if name == PEAK else setting_value(value)}"
 
 
 def setting_name(name: str) -> str:

@@ -94,7 +94,7 @@ def ran(runs: pl.DataFrame, checkpoints: pl.DataFrame) -> GT:
     last = checkpoints.sort("step").group_by("trajectory").last()
     size = last.select("trajectory", "architecture", "parameters", "step", "tokens", "peak_learning_rate")
     frame = runs.join(size, on="trajectory", how="inner", maintain_order="left")
-    varied = [name for name in lines.factors(runs) if name != "schedule.peak"]
+    varied = [name for name in lines.factors(runs) if name != lines.PEAK]
     frame = frame.select(
         "trajectory",
         "kind",
