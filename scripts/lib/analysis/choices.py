@@ -25,7 +25,7 @@ CHOICES = {
     **dict.fromkeys(("study", "run", "dataset", *KEYS), pl.String),
     **dict.fromkeys(("bytes", "bytes_zstd"), pl.Int64),
     **dict.fromkeys(("bits_per_weight", "loss", "loss_lower", "loss_upper"), pl.Float64),
-    **dict.fromkeys(("on_front", "on_front_zstd"), pl.Boolean),
+    "on_front": pl.Boolean,
     "best_probability": pl.Float64,
     "runner_up": pl.String,
     **dict.fromkeys(("regret", "regret_lower", "regret_upper"), pl.Float64),
@@ -64,18 +64,17 @@ def choose(candidates: list[Candidate], confidence: float) -> list[dict]:
         confidence: coverage of intervals.
 
     Returns:
-        A row each, in their order, with the columns of CHOICES but study, run and dataset. loss, its interval and all
-        that follows come from the half of the documents that chose nothing. on_front: none of at most its bytes has a
-        lower loss; on_front_zstd: the same with bytes_zstd. best_probability: in what share of resampled documents no
-        candidate of at most its bytes has a lower loss, a tie counting as a share. For those on the front: runner_up,
-        the next best of at most its bytes, and regret, how much higher its loss is, with a paired interval.
+        A row each, in their order, with the columns of CHOICES but study, run and dataset. One half of the documents
+        chooses: on_front, that none of at most its bytes has a lower loss, and for those on the front runner_up, the
+        next best of at most its bytes. The other half judges: loss with its interval; best_probability, in what share
+        of resampled documents none of at most its bytes has a lower loss, a tie of n counting as 1 / n; regret, how
+        much higher the loss of the runner-up is, with a paired interval.
     """
     losses, tokens = (np.stack([getattr(one, name) for one in candidates]) for name in ("losses", "tokens"))
     chosen_by = intervals.mean(losses[:, ::2], tokens[:, ::2])
     losses, tokens = losses[:, 1::2], tokens[:, 1::2]
     sizes = np.array([one.bytes for one in candidates])
     on_front = front(sizes, chosen_by)
-    on_front_zstd = front(np.array([one.bytes_zstd for one in candidates]), chosen_by)
     found, influence = intervals.jackknife(lambda means: means, losses, tokens)
     bounds = intervals.document_interval(found, influence, confidence)
     probability = best_probability(sizes, bootstrap_means(losses, tokens, DRAWS, seed=0))
@@ -84,8 +83,7 @@ def choose(candidates: list[Candidate], confidence: float) -> list[dict]:
         row = dict(zip(KEYS, one.cell, strict=True))
         row |= {name: getattr(one, name) for name in ("bytes", "bytes_zstd", "bits_per_weight")}
         row |= {"loss": found[index], "loss_lower": bounds[0][index], "loss_upper": bounds[1][index]}
-        row |= {"on_front": index in on_front, "on_front_zstd": index in on_front_zstd}
-        row |= {"best_probability": probability[index]}
+        row |= {"on_front": index in on_front, "best_probability": probability[index]}
         others = [other for other in range(len(candidates)) if other != index and sizes[other] <= sizes[index]]
         if index in on_front and others:
             second = min(others, key=lambda other: chosen_by[other])
