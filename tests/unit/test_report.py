@@ -273,7 +273,7 @@ def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
 
 
 def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):
-    text = render(tmp_path, {name: table.clear() for name, table in tables.items()})
+    text = render(tmp_path, {name: table.clear() for name, table in tables.items()} | {"runs": tables["runs"]})
     assert "nothing measured yet" in text
     assert "The study lists no claims to decide." in text
     assert "Nothing is replicated in this study" in text
