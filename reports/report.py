@@ -25,25 +25,20 @@ import polars as pl
 from IPython.display import display
 
 from scripts import plot
-from scripts.lib.analysis.choices import sentences
 from scripts.lib.analysis.metrics import TASK, first_draws, rows_in
-from scripts.lib.report import figures, findings
+from scripts.lib.report import cards, figures
 from scripts.lib.report import tables as show
 from scripts.lib.report.captions import caption
 
-checkpoints = pl.read_parquet(f"{tables}/checkpoints.parquet")
-schedules = pl.read_parquet(f"{tables}/schedules.parquet")
-measurements = first_draws(pl.read_parquet(f"{tables}/measurements.parquet"))
-comparisons = pl.read_parquet(f"{tables}/comparisons.parquet")
-verdicts = pl.read_parquet(f"{tables}/verdicts.parquet")
-methods = first_draws(pl.read_parquet(f"{tables}/methods.parquet"))
-noise = pl.read_parquet(f"{tables}/noise.parquet")
-choices = pl.read_parquet(f"{tables}/choices.parquet")
-missing = pl.read_parquet(f"{tables}/missing.parquet")
-costs = pl.read_parquet(f"{tables}/costs.parquet")
-versions = pl.read_parquet(f"{tables}/versions.parquet")
+found = {path.stem: pl.read_parquet(path) for path in sorted(Path(tables).glob("*.parquet"))}
+all_draws = found["measurements"]
+for name in ("measurements", "methods"):
+    found[name] = first_draws(found[name])
+measurements, checkpoints, verdicts, comparisons, missing, costs = (
+    found[name] for name in ("measurements", "checkpoints", "verdicts", "comparisons", "missing", "costs")
+)
 
-display(show.heading(title, study, checkpoints, measurements, missing))
+display(show.heading(title, study, checkpoints, all_draws, found["datasets"], missing))
 if unfinished:
     display(
         show.note("This study is not finished. What follows rests on the results that are there; these are missing:")
@@ -51,25 +46,37 @@ if unfinished:
     display(show.lacking(missing, "unfinished"))
 
 # %% [markdown]
-# ## Finding
+# ## Answers
 
 # %%
-corpora = findings.corpora(measurements)
-for row in verdicts.filter(pl.col("primary")).iter_rows(named=True):
-    display(show.boxed(findings.sentence(row)))
-if verdicts.is_empty():
-    display(show.boxed("The study lists no claims to decide." if corpora else "Nothing is measured yet."))
-
-# %%
-show.folded(f"All {len(comparisons)} comparisons", show.compared(comparisons))
+display(cards.summary(verdicts))
+cards.cards(verdicts, comparisons)
 
 # %% [markdown]
 # ## What to ship
 
 # %%
-for sentence in sentences(choices):
-    display(show.note(sentence))
-show.note(caption(study, "choices"))
+choices = found["choices"]
+display(cards.shipping(choices))
+if len(choices):
+    display(show.folded(f"All {len(choices)} candidates", show.chosen(choices), caption(study, "choices")))
+
+# %% [markdown]
+# ## Harm and loss along training
+
+# %%
+figures.use_style(theme)
+figures.inline(plot.overview(found), "overview", caption(study, "figure", "overview"))
+
+# %% [markdown]
+# ## All claims
+
+# %%
+figures.inline(plot.claims(found), "claims", caption(study, "figure", "claims"))
+
+# %%
+display(show.decided(verdicts))
+show.folded(f"All {len(comparisons)} comparisons", show.compared(comparisons))
 
 # %% [markdown]
 # ## Figures
@@ -77,37 +84,32 @@ show.note(caption(study, "choices"))
 # ### Loss vs tokens
 
 # %%
-figures.use_style(theme)
-figure = plot.loss_vs_tokens(measurements, checkpoints, schedules)
-figures.inline(figure, "loss_vs_tokens", caption(study, "figure", "loss_vs_tokens"))
+figures.inline(plot.loss_vs_tokens(found), "loss_vs_tokens", caption(study, "figure", "loss_vs_tokens"))
 
 # %% [markdown]
 # ### Error vs tokens
 
 # %%
-figure = plot.error_vs_tokens(measurements, checkpoints, schedules)
-figures.inline(figure, "error_vs_tokens", caption(study, "figure", "error_vs_tokens"))
+figures.inline(plot.error_vs_tokens(found), "error_vs_tokens", caption(study, "figure", "error_vs_tokens"))
 
 # %% [markdown]
 # ### Baseline vs quantized
 
 # %%
-figure = plot.baseline_vs_quantized(measurements, checkpoints, schedules)
+figure = plot.baseline_vs_quantized(found)
 figures.inline(figure, "baseline_vs_quantized", caption(study, "figure", "baseline_vs_quantized"))
 
 # %% [markdown]
 # ### Errors by method
 
 # %%
-figure = plot.errors_by_method(measurements, checkpoints, schedules)
-figures.inline(figure, "errors_by_method", caption(study, "figure", "errors_by_method"))
+figures.inline(plot.errors_by_method(found), "errors_by_method", caption(study, "figure", "errors_by_method"))
 
 # %% [markdown]
 # ### Tasks
 
 # %%
-figure = plot.tasks(measurements, checkpoints, schedules)
-figures.inline(figure, "tasks", caption(study, "figure", "tasks"))
+figures.inline(plot.tasks(found), "tasks", caption(study, "figure", "tasks"))
 
 # %% [markdown]
 # ## Noise
@@ -116,16 +118,13 @@ figures.inline(figure, "tasks", caption(study, "figure", "tasks"))
 # their degrees of freedom in brackets. Seeds hold the draws of calibration text and the scatter of neighbours, too.
 
 # %%
-show.noisy(noise)
+show.noisy(found["noise"])
 
 # %% [markdown]
-# ## Methods
-#
-# Only linear layers of the decoder blocks are quantized. Weight error is the mean over layers of the relative error of
-# the dequantized weights, averaged over the cells of a method; its range over cells is in brackets.
+# ## Runs
 
 # %%
-show.described(methods)
+show.ran(found["runs"], checkpoints)
 
 # %% [markdown]
 # ## Measurements
@@ -133,14 +132,12 @@ show.described(methods)
 # ### Loss at the end of every trajectory
 
 # %%
-measured = f"Loss on {', '.join(corpora)} in {show.units(measurements)}"
-display(show.note(f"{measured}; relative errors of the methods with paired intervals."))
 losses = show.errors(measurements)
-ends = losses.group_by("metric", "dataset", "subset", "trajectory", maintain_order=True).last()
-show.losses("ends", ends)
+display(show.note(f"Loss in {show.units(measurements)}; relative errors have paired intervals of documents."))
+show.losses("ends", show.ends(losses))
 
 # %%
-show.folded(f"All {len(losses)} checkpoints", show.losses("losses", losses))
+show.folded(f"All {len(losses)} losses", show.losses("losses", losses))
 
 # %%
 show.note(caption(study, "measurements"))
@@ -151,6 +148,15 @@ show.note(caption(study, "measurements"))
 # %%
 scores = rows_in(measurements, TASK)
 show.folded(f"All {len(scores)} scores", show.task_scores(scores)) if len(scores) else show.task_scores(scores)
+
+# %% [markdown]
+# ## Methods
+#
+# Only linear layers of the decoder blocks are quantized. Weight error is the mean over layers of the relative error of
+# the dequantized weights, averaged over the cells of a method; its range over cells is in brackets.
+
+# %%
+show.described(found["methods"])
 
 # %% [markdown]
 # ## Missing cells
@@ -169,7 +175,7 @@ show.spent(costs)
 # ## Versions
 
 # %%
-show.used(versions)
+show.used(found["versions"])
 
 # %% [markdown]
 # ## How to cite

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SHORT = 24  # characters of a cell that no line is broken in
 
 
 def report(
@@ -106,6 +107,9 @@ def _in_style_of_page(text: str) -> str:
         sheet.decompose()
     for table in soup.find_all("table", class_="gt_table"):
         table.parent.attrs = {"class": "scroll"}
+    for cell in soup.find_all("td"):
+        if len(cell.get_text()) <= SHORT:
+            cell["class"] = [*cell.get("class", []), "short"]
     return str(soup)
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from scripts.lib.analysis import intervals, metrics
 from scripts.lib.analysis.choices import choices_table
 from scripts.lib.analysis.costs import costs_table
+from scripts.lib.analysis.datasets import datasets_table
 from scripts.lib.analysis.effects import sums_of_cells
 from scripts.lib.analysis.judging import Results, judged
 from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
@@ -116,6 +117,7 @@ def tabulate(
         "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
+        "datasets": datasets_table(study, measures),
         "measurements": measurements,
         "noise": noise,
         "comparisons": comparisons,

@@ -26,7 +26,7 @@ def test_what_is_there_is_shown_and_the_rest_named(tree):
         ("smoke-lawa", "rtn-w3-g32", "quantize", "not measured yet"),
     ]
     page = (tree / "results/partial/smoke/smoke.html").read_text()
-    assert page.index("This study is not finished") < page.index(log) < page.index('id="Finding"')
+    assert page.index("This study is not finished") < page.index(log) < page.index('id="Answers"')
     assert (tree / "results/partial/smoke/smoke.ipynb").is_file()
     assert planned(tree, "smoke") == {"quantize": 1, "evaluate_loss": 2} | AFTER_CELLS
 

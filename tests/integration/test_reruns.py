@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from scripts.lib.report.contents import FIGURES
 from tests.tools import AFTER_CELLS, edit, planned
 
 RECIPE = "config/recipes/rtn-w3-g32.yaml"
@@ -62,8 +63,8 @@ def test_forcing_train_reruns_everything_after_it(tree):
 
 
 def test_figure_style_reruns_figures_and_report_only(tree):
-    rewrite(tree / "scripts/lib/report/figures.py", 'TRUNK: "o"', 'TRUNK: "*"')
-    assert planned(tree, "smoke") == {"plot": 5, "report": 1, "all": 1}
+    rewrite(tree / "scripts/lib/report/figures.py", 'MARKERS = ("o"', 'MARKERS = ("*"')
+    assert planned(tree, "smoke") == {"plot": len(FIGURES), "report": 1, "all": 1}
 
 
 def test_a_shared_helper_reruns_what_uses_it(tree):

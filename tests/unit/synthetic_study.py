@@ -30,15 +30,18 @@ class Study:
         return self.root / "benchmarks"
 
     def runs(self) -> list[dict]:
-        """Each trajectory a family of its own, of seed 1; trunks, branches and averages by their parents."""
+        """Each trajectory a family of its own, of seed 1; trunks, branches and averages by their parents, and their
+        peak rates."""
         parents = {place["trajectory"]: place["parent"] for place in self.circumstances}
         phases = {place["trajectory"]: place["phase"] for place in self.circumstances}
+        peaks = {place["trajectory"]: place["peak_learning_rate"] for place in self.circumstances}
         runs = []
         for name, origin in parents.items():
             parent, _, checkpoint = (origin or "").partition("/")
             kind = "average" if phases[name] == "average" else "branch" if parent else "trunk"
             run = {"trajectory": name, "family": name, "root": parent or name, "kind": kind, "parent": parent or None}
-            runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": {"seed": 1}})
+            coordinates = {"schedule.peak": peaks[name], "seed": 1}
+            runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": coordinates})
         return runs
 
     def arguments(self) -> dict:

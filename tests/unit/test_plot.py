@@ -4,14 +4,24 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib.analysis.tracks import families, short_count, short_rate, tracks
+from scripts.lib.analysis.judging import VERDICTS
+from scripts.lib.analysis.tracks import short_count, short_rate, tracks
 from scripts.lib.report import figures
+from scripts.lib.report.forest import NO_CLAIMS
 from scripts.lib.runtime.config_files import read_yaml
-from scripts.plot import FIGURES, NO_TASKS, NOTHING_MEASURED, NOTHING_QUANTIZED, method_order, plot
+from scripts.plot import (
+    FIGURES,
+    NO_TASKS,
+    NOTHING_MEASURED,
+    NOTHING_QUANTIZED,
+    TOO_LITTLE,
+    method_order,
+    noise_of_a_cell,
+    plot,
+)
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import METHODS, two_peaks, write_study
 
-NO_SCHEDULES = pl.DataFrame(schema={"trajectory": pl.String, "tokens": pl.Int64, "learning_rate": pl.Float64})
 Tables = dict[str, pl.DataFrame]
 THEME = read_yaml("config/default.yaml")["plot"]
 
@@ -21,25 +31,23 @@ def tables(tmp_path_factory) -> Tables:
     return tabulate(**write_study(tmp_path_factory.mktemp("study"), two_peaks(), documents=30).arguments())
 
 
-def draw(
-    folder: Path, name: str, measurements: pl.DataFrame, checkpoints: pl.DataFrame, schedules=None, theme=THEME
-) -> str:
-    folder.mkdir(exist_ok=True)
-    measurements.write_parquet(folder / "m.parquet")
-    checkpoints.write_parquet(folder / "c.parquet")
-    (NO_SCHEDULES if schedules is None else schedules).write_parquet(folder / "s.parquet")
-    paths = (folder / f"{name}.svg", folder / f"{name}.png")
-    plot(name, theme, *(folder / f"{table}.parquet" for table in "mcs"), *paths)
+def draw(folder: Path, name: str, tables: Tables, theme=THEME, **changes: pl.DataFrame) -> str:
+    """The figure as SVG, made from these tables with some changed."""
+    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png", "pdf")]
+    plot(name, theme, tables | changes, *paths)
     assert paths[1].read_bytes().startswith(b"\x89PNG")
+    assert paths[2].read_bytes().startswith(b"%PDF")
     return paths[0].read_text()
 
 
-def big(tables: Tables, count: int = 60) -> tuple[pl.DataFrame, pl.DataFrame]:
+def big(tables: Tables, count: int = 60) -> Tables:
     """`count` checkpoints in each of two runs, ten methods."""
     row = tables["measurements"].filter(trajectory="low", method="nf4", metric="cross_entropy").row(0, named=True)
     point = tables["checkpoints"].filter(trajectory="low").row(0, named=True)
-    points, rows = [], []
+    trunk = tables["runs"].filter(trajectory="low").row(0, named=True)
+    points, rows, runs = [], [], []
     for run, peak in (("a", 1e-3), ("b", 2e-3)):
+        runs.append({**trunk, **dict.fromkeys(("trajectory", "family", "root"), run), "schedule.peak": peak})
         for step in range(1, count + 1):
             place = {"trajectory": run, "checkpoint": f"step-{step}", "step": step, "tokens": step * 10**9}
             points.append({**point, **place, "peak_learning_rate": peak, "learning_rate": peak})
@@ -47,23 +55,29 @@ def big(tables: Tables, count: int = 60) -> tuple[pl.DataFrame, pl.DataFrame]:
                 error = number * step / 1e4 - 1e-4
                 change = {"relative": error, "lower": error, "upper": error, "value": 3 + error, "baseline": 3.0}
                 rows.append({**row, **place, **change, "method": f"m{number}" if number else "none", "bits": 3})
-    return (pl.DataFrame(rows, tables["measurements"].schema), pl.DataFrame(points, tables["checkpoints"].schema))
+    made = {"measurements": rows, "checkpoints": points, "runs": runs}
+    return tables | {name: pl.DataFrame(part, tables[name].schema) for name, part in made.items()}
+
+
+CURVES = [name for name in FIGURES if name != "claims"]
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_the_same_every_time_and_keeps_text(tables, tmp_path, name):
-    first = draw(tmp_path / "one", name, tables["measurements"], tables["checkpoints"])
-    assert first == draw(tmp_path / "two", name, tables["measurements"], tables["checkpoints"])
+    first = draw(tmp_path / "one", name, tables)
+    assert first == draw(tmp_path / "two", name, tables)
+    for kind in ("png", "pdf"):
+        one, two = ((tmp_path / place / f"{name}.{kind}").read_bytes() for place in ("one", "two"))
+        assert one == two
     assert "<text" in first
-    assert "rtn-w3-g32" in first
+    assert (NO_CLAIMS if name == "claims" else "gptq-w3-g32") in first
     assert not re.search(r"dc:date|matplotlib\.org", first)
 
 
 def test_the_theme_is_seen(tables, tmp_path):
-    shown = tables["measurements"], tables["checkpoints"]
     changes = [{}, {"context": "talk"}, {"style": "darkgrid"}, {"palette": "deep"}, {"font_scale": 2.0}]
     assert {key for change in changes for key in change} == THEME.keys()
-    drawn = [draw(tmp_path, "loss_vs_tokens", *shown, theme=THEME | change) for change in changes]
+    drawn = [draw(tmp_path, "loss_vs_tokens", tables, theme=THEME | change) for change in changes]
     assert len(set(drawn)) == len(changes)
 
 
@@ -79,71 +93,110 @@ def empty(name: str) -> str:
     return NO_TASKS if name == "tasks" else NOTHING_QUANTIZED
 
 
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("case", ["single checkpoint", "methods missing in one run", "branch alone"])
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("case", ["methods missing in one run", "branches alone"])
 def test_a_figure_of_a_part_shows_all_its_methods(tables, tmp_path, name, case):
-    measurements, checkpoints = tables["measurements"], tables["checkpoints"]
-    match case:
-        case "single checkpoint":
-            measurements, checkpoints = (t.filter(trajectory="low", step=400) for t in (measurements, checkpoints))
-        case "methods missing in one run":
-            measurements = measurements.filter((pl.col("method") != "nf4") | (pl.col("trajectory") == "high"))
-        case "branch alone":
-            measurements, checkpoints = (t.filter(trajectory="low-cooldown") for t in (measurements, checkpoints))
-    svg = draw(tmp_path, name, measurements, checkpoints)
-    if (name, case) == ("tasks", "single checkpoint"):  # no task was evaluated there
-        assert NO_TASKS in svg
+    branches = pl.col("trajectory").is_in(["low-cooldown", "high-cooldown"])
+    part = {
+        "methods missing in one run": {
+            "measurements": tables["measurements"].filter(
+                (pl.col("method") != "nf4") | (pl.col("trajectory") == "high")
+            )
+        },
+        "branches alone": {place: tables[place].filter(branches) for place in ("measurements", "checkpoints")},
+    }[case]
+    shown = {method for method in METHODS if method in draw(tmp_path, name, tables, **part)}
+    if name == "overview":
+        assert len(shown) == 2
     else:
-        assert {method for method in METHODS if method in svg} == METHODS.keys()
+        assert shown == METHODS.keys()
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", ["overview", "error_vs_tokens", "baseline_vs_quantized"])
+def test_no_panel_has_one_or_two_dots(tables, tmp_path, name):
+    rare = (pl.col("method") != "nf4") | (pl.col("checkpoint") == "step-400")
+    assert ">nf4<" not in draw(tmp_path, name, tables, measurements=tables["measurements"].filter(rare))
+    alone = tables["measurements"].filter(trajectory="low", step=400)
+    svg = draw(tmp_path, name, tables, measurements=alone)
+    assert TOO_LITTLE in svg
+
+
+@pytest.mark.parametrize("name", CURVES)
 def test_without_quantized_models_only_the_baseline_is_drawn(tables, tmp_path, name):
-    svg = draw(tmp_path, name, tables["measurements"].filter(method="none"), tables["checkpoints"])
+    svg = draw(tmp_path, name, tables, measurements=tables["measurements"].filter(method="none"))
     assert ("none (baseline)" if name == "loss_vs_tokens" else empty(name)) in svg
     assert not any(method in svg for method in METHODS)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", CURVES)
 def test_without_measurements_a_figure_says_so(tables, tmp_path, name):
-    svg = draw(tmp_path, name, tables["measurements"].clear(), tables["checkpoints"])
+    svg = draw(tmp_path, name, tables, measurements=tables["measurements"].clear())
     assert (NOTHING_MEASURED if name == "loss_vs_tokens" else empty(name)) in svg
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name != "tasks"])
+@pytest.mark.parametrize("name", [name for name in CURVES if name not in ("tasks", "overview")])
 def test_all_of_ten_methods_are_shown_at_many_checkpoints(tables, tmp_path, name):
-    svg = draw(tmp_path, name, *big(tables))
+    svg = draw(tmp_path, name, big(tables))
     assert {number for number in range(1, 11) if f">m{number}<" in svg} == set(range(1, 11))
 
 
 def test_a_study_without_tasks_says_so(tables, tmp_path):
     losses = tables["measurements"].filter(metric="cross_entropy")
-    assert NO_TASKS in draw(tmp_path, "tasks", losses, tables["checkpoints"])
+    assert NO_TASKS in draw(tmp_path, "tasks", tables, measurements=losses)
 
 
 def test_axes_say_whether_they_are_relative(tables, tmp_path):
-    assert "relative error of loss" in draw(tmp_path, "error_vs_tokens", tables["measurements"], tables["checkpoints"])
-    assert "nats per token" in draw(tmp_path, "loss_vs_tokens", tables["measurements"], tables["checkpoints"])
+    assert "relative error of loss" in draw(tmp_path, "error_vs_tokens", tables)
+    assert "nats per token" in draw(tmp_path, "loss_vs_tokens", tables)
+
+
+@pytest.mark.parametrize("name", ["overview", "error_vs_tokens", "errors_by_method"])
+def test_what_the_study_varies_is_named(tables, tmp_path, name):
+    svg = draw(tmp_path, name, tables)
+    assert "peak rate 1.5e-3" in svg
+    renamed = tables["runs"].rename({"schedule.peak": "optimizer.weight_decay"})
+    svg = draw(tmp_path, name, tables, runs=renamed)
+    assert "weight decay" in svg
+    assert "peak rate" not in svg
+
+
+def test_the_overview_shows_the_methods_that_decide_and_the_band_of_noise(tables, tmp_path):
+    row = dict.fromkeys(VERDICTS) | {"primary": True, "method": "nf4", "dataset": "docstrings"}
+    verdicts = pl.DataFrame([[row[name] for name in VERDICTS]], VERDICTS, orient="row")
+    svg = draw(tmp_path, "overview", tables, verdicts=verdicts)
+    assert ">nf4<" in svg
+    assert ">gptq-w4-g32<" not in svg
+    assert "noise of one cell" in svg
+    silent = tables["noise"].with_columns(standard_deviation=pl.lit(None, pl.Float64))
+    assert "noise of one cell" not in draw(tmp_path, "overview", tables, noise=silent)
+
+
+def test_noise_of_a_cell_counts_seeds_instead_of_what_they_hold():
+    rows = [("documents", 3.0), ("calibration", 4.0), ("neighbours", 12.0), ("numerics", 100.0), ("seeds", 4.0)]
+    place = {"measure": "loss", "method": "m", "dataset": "d"}
+    noise = pl.DataFrame([place | {"source": source, "standard_deviation": value} for source, value in rows])
+    assert noise_of_a_cell(noise, *place.values()) == pytest.approx(2 * 5)
+    assert noise_of_a_cell(noise.filter(pl.col("source") != "seeds"), *place.values()) == pytest.approx(2 * 13)
+    assert noise_of_a_cell(noise, "kl", "m", "d") is None
 
 
 def test_schedules_are_drawn_at_full_resolution(tables, tmp_path):
     tokens = range(0, 7_000_000, 10_000)
     schedule = pl.DataFrame({"trajectory": "low", "tokens": tokens, "learning_rate": [1e-3, 5e-4] * 350})
-    plain = draw(tmp_path, "error_vs_tokens", tables["measurements"], tables["checkpoints"])
-    fine = draw(tmp_path, "error_vs_tokens", tables["measurements"], tables["checkpoints"], schedule)
+    plain = draw(tmp_path, "error_vs_tokens", tables)
+    fine = draw(tmp_path, "error_vs_tokens", tables, schedules=schedule)
     assert len(fine) > len(plain) + 10_000
 
 
 def test_an_unknown_figure_is_refused_with_the_known_ones(tables, tmp_path):
     with pytest.raises(ValueError, match=r"no figure 'pie'.*loss_vs_tokens"):
-        draw(tmp_path, "pie", tables["measurements"], tables["checkpoints"])
+        draw(tmp_path, "pie", tables)
 
 
 def test_tracks_know_trunks_branches_and_averages(tables):
     found = {track.name: track for track in tracks(tables["checkpoints"])}
     assert [track.kind for track in found.values()] == ["trunk", "branch", "average"] * 2
     assert (found["low-cooldown"].start, found["low-cooldown"].family) == ("step-2000", "low")
-    assert list(families(list(found.values())).values()) == ["peak rate 1.5e-3", "peak rate 6e-3"]
 
 
 def test_a_bare_parent_is_left_at_its_last_checkpoint_before(tables):

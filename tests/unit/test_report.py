@@ -1,4 +1,3 @@
-import html as html_module
 import json
 import re
 import shutil
@@ -9,9 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.lib.analysis.metrics import CROSS_ENTROPY, TASK, rows_in, rows_of
+from scripts.lib.analysis.metrics import TASK, rows_in
 from scripts.lib.report.captions import caption
-from scripts.lib.report.findings import sentence
+from scripts.lib.report.numbers import effect
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
 from tests.unit import planted
@@ -109,19 +108,24 @@ def html(output: dict) -> str:
 def test_the_page_is_one_file_that_needs_no_network(page):
     bare = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.search(r"https?://", bare)
-    assert not re.search(r"<(link|script|iframe|img)\b|@import", bare)
+    assert not re.search(r"<(link|iframe|img)\b|<script [^>]*src=|@import", bare)
     assert len(page) < 20_000_000
 
 
 def test_the_page_has_all_parts_and_a_table_of_contents(page):
-    parts = ("Finding", "Figures", "Methods", "Measurements", "Missing cells", "Costs", "Versions", "How to cite")
+    parts = ("Answers", "What to ship", "All claims", "Figures", "Noise", "Runs", "Measurements", "Methods")
+    parts += ("Missing cells", "Costs", "Versions", "How to cite")
     contents = page[page.index("<nav") : page.index("</nav>")]
-    figures = [name.replace("_", " ").capitalize() for name in FIGURES]
+    figures = [name.replace("_", " ").capitalize() for name in FIGURES if name not in ("overview", "claims")]
     for part in (*parts, *figures):
         assert f">{part}</a>" in contents
         assert f'id="{part.replace(" ", "-")}"' in page
-    assert re.findall(r'<svg [^>]*aria-label="(\w+)"', page) == list(FIGURES)
-    assert page.count("<svg") == len(FIGURES)
+    assert re.findall(r'<figure><svg [^>]*aria-label="(\w+)"', page) == list(FIGURES)
+
+
+def test_the_answers_come_before_all_figures(page):
+    places = [page.index(part) for part in ('class="card ', 'id="What-to-ship"', "<figure>", 'id="All-claims"')]
+    assert places == sorted(places)
 
 
 def test_figures_have_the_theme_of_the_study(page):
@@ -129,12 +133,40 @@ def test_figures_have_the_theme_of_the_study(page):
     assert page.count(f"fill: {background}") >= len(FIGURES) - 1
 
 
-def test_the_finding_has_numbers_of_the_tables(page, tables):
-    told = re.findall(r'class="finding">(.*?)</p>', page)
-    assert len(told) == 2
-    row = tables["verdicts"].row(by_predicate=pl.col("primary") & (pl.col("claim") == "decay-raises"), named=True)
-    assert html_module.unescape(told[0]) == sentence(row)
-    assert "This run only: KL +" in told[0]
+def test_cards_have_the_numbers_of_the_verdicts(page, tables):
+    from bs4 import BeautifulSoup
+
+    cards = {card.find("code").get_text(): card for card in BeautifulSoup(page, "html.parser").find_all("article")}
+    primary = tables["verdicts"].filter("primary").drop_nulls("effect")
+    assert cards.keys() == set(primary["claim"])
+    for row in primary.iter_rows(named=True):
+        told = cards[row["claim"]].get_text()
+        for part in (row["says"], row["source"], row["replicates"], effect(row), row["verdict"].capitalize()):
+            assert part in told
+    assert "Smallest effect that matters: +10.5" in cards["decay-raises"].get_text()
+    assert "Fewer than three runs say nothing about training" in cards["decay-raises"].get_text()
+
+
+def test_the_head_says_on_what_text_losses_rest(page, tables):
+    (row,) = tables["datasets"].drop_nulls("tokens").to_dicts()
+    assert row["documents"] == 40
+    assert 30 < row["effective_documents"] < 40
+    assert f"Losses on docstrings: 40 documents (as good as {row['effective_documents']:.0f} of equal size)" in page
+    assert re.search(r"Clone at commit <code>\w+</code>", page)
+
+
+def test_runs_are_listed_with_what_varies(page, tables):
+    head, *body = rows(page, "runs")
+    assert head == ["trajectory", "kind", "from", "architecture", "parameters", "seed", "peak rate", "step", "tokens"]
+    assert len(body) == len(tables["runs"])
+    (low,) = (row for row in body if row[0] == "low-cooldown")
+    assert low[1:7] == ["branch", "low, step-2000", "llama", "1.23 M", "1", "1.5e-3"]
+
+
+def test_verdicts_are_all_there(page, tables):
+    head, *body = rows(page, "verdicts")
+    assert len(body) == len(tables["verdicts"])
+    assert {row[head.index("verdict")] for row in body} == {*tables["verdicts"].filter("primary")["verdict"], "–"}
 
 
 def test_missing_cells_are_listed_with_their_reasons_escaped(page):
@@ -166,7 +198,7 @@ def test_noise_is_told_by_source_or_why_it_is_not(page):
     head, *body = rows(page, "noise")
     assert head[:5] == ["method", "dataset", "measure", "unit", "documents"]
     assert {row[0] for row in body if len(row) > 1} == {"gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"}
-    (kl,) = (row for row in body if row[:3] == ["nf4", "docstrings", "kl"])
+    (kl,) = (row for row in body if row[:3] == ["nf4", "docstrings", "KL"])
     assert re.fullmatch(r"[\d.e-]+ \(\d+\)", kl[4])
     assert kl[5:] == ["–"] * 4
     assert "calibration, nf4, rtn-w3-g32: uses no calibration text" in page
@@ -181,18 +213,18 @@ def on_all_tokens(page: str, name: str) -> list[dict[str, str]]:
 
 def test_losses_are_those_of_the_measurements(page, tables):
     ends, losses = on_all_tokens(page, "ends"), on_all_tokens(page, "losses")
-    methods = ["gptq-w3-g32", "gptq-w4-g32", "nf4", "rtn-w3-g32"]
-    assert list(ends[0]) == ["trajectory", "step", "tokens", "learning rate", "baseline loss", *methods]
-    assert [row["trajectory"] for row in ends] == sorted({point[0] for point in two_peaks()})
-    cell = {"trajectory": "low", "step": 2400}
-    found = rows_of(tables["measurements"], CROSS_ENTROPY).filter(**cell)
-    base, nf4 = (found.row(by_predicate=pl.col("method") == name, named=True) for name in ("none", "nf4"))
-    (low,) = (row for row in ends if row["trajectory"] == "low")
-    assert list(low.values())[1:5] == ["2400", "7.37 M", "1.5e-3", f"{base['value']:.4f}"]
-    assert low["nf4"].startswith(f"{100 * nf4['relative']:.2f}\u00a0% [")
-    assert len(losses) == len(two_peaks())
-    (refused,) = (row for row in losses if (row["trajectory"], row["step"]) == ("low", "400"))
-    assert refused["nf4"] == "–"
+    names = ["trajectory", "step", "method", "tokens", "learning rate", "baseline loss", "loss after"]
+    assert list(ends[0]) == [*names, "relative error", "KL", "agreement"]
+    assert len(ends) == len({point[0] for point in two_peaks()}) * 4
+    found = tables["measurements"].filter(trajectory="low", step=2400, method="nf4").filter(pl.col("subset").is_null())
+    loss, kl = (found.row(by_predicate=pl.col("metric") == name, named=True) for name in ("cross_entropy", "kl"))
+    (low,) = (row for row in ends if (row["trajectory"], row["method"]) == ("low", "nf4"))
+    assert list(low.values())[1:5] == ["2400", "nf4", "7.37 M", "1.5e-3"]
+    assert list(low.values())[5:7] == [f"{loss['baseline']:.4f}", f"{loss['value']:.4f}"]
+    assert low["relative error"].startswith(f"{100 * loss['relative']:.1f}")
+    assert float(low["KL"]) == pytest.approx(kl["value"], rel=0.01)
+    assert low["agreement"].endswith("%")
+    assert len(losses) == len(two_peaks()) * 4 - 1  # one was refused
 
 
 def test_comparisons_scores_costs_and_versions_are_all_there(page, tables):
@@ -236,14 +268,14 @@ def test_the_notebook_runs_again_from_the_tables_alone(tree, notebook, tmp_path)
 
 def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
     text = render(tmp_path / "clone", made_up(tmp_path / "study", two_peaks()[:1], tasks=False))
-    assert "No comparison (" in text
+    assert "No comparison" in text
     assert "No tasks were evaluated" in text
 
 
 def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):
-    text = render(tmp_path, {name: table.clear() for name, table in tables.items()})
+    text = render(tmp_path, {name: table.clear() for name, table in tables.items()} | {"runs": tables["runs"]})
     assert "nothing measured yet" in text
-    assert "Nothing is measured yet." in text
+    assert "The study lists no claims to decide." in text
     assert "Nothing is replicated in this study" in text
     for said in ("There is nothing to compare", "No cell was quantized", "No loss was measured", "No cell is missing"):
         assert said in text

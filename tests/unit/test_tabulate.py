@@ -27,7 +27,9 @@ def rows(table: pl.DataFrame, cell=CELL, **values) -> list[dict]:
 
 def test_columns_are_those_of_the_design(study):
     tables = tabulate(**study.arguments())
-    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES | {"runs": {**RUNS, "seed": pl.Int64}}
+    assert {name: dict(table.schema) for name, table in tables.items()} == TABLES | {
+        "runs": {**RUNS, "schedule.peak": pl.Float64, "seed": pl.Int64}
+    }
     assert tables["missing"].is_empty()
 
 

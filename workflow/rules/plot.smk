@@ -10,6 +10,9 @@ rule plot:
         measurements=f"{PATHS.tables()}/measurements.parquet",
         checkpoints=f"{PATHS.tables()}/checkpoints.parquet",
         schedules=f"{PATHS.tables()}/schedules.parquet",
+        runs=f"{PATHS.tables()}/runs.parquet",
+        verdicts=f"{PATHS.tables()}/verdicts.parquet",
+        noise=f"{PATHS.tables()}/noise.parquet",
     output:
         svg=report(
             f"{PATHS.figures()}/{{figure}}.svg",
@@ -18,6 +21,7 @@ rule plot:
             labels={"study": "{study}", "figure": "{figure}"},
         ),
         png=f"{PATHS.figures()}/{{figure}}.png",
+        pdf=f"{PATHS.figures()}/{{figure}}.pdf",
     log:
         f"{PATHS.logs('plot')}/{{study}}/{{figure}}.log",
     conda:

@@ -10,6 +10,7 @@ from polars import selectors
 
 from scripts.lib.analysis.choices import CHOICES
 from scripts.lib.analysis.costs import COSTS
+from scripts.lib.analysis.datasets import DATASETS
 from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
 from scripts.lib.analysis.noise import NOISE
 
@@ -32,6 +33,7 @@ RUNS = {  # and a column for each coordinate, of a type of its own, see `runs_ta
 CHECKPOINTS = {
     **_columns("trajectory", "family", "checkpoint", "parent"),
     **POINT,
+    **_columns("architecture"),
     **_columns("parameters", "bytes", kind=pl.Int64),
     **_columns("source", "revision"),
     **_columns("peak_learning_rate", kind=pl.Float64),
@@ -70,6 +72,7 @@ TABLES = {
     "runs": RUNS,
     "checkpoints": CHECKPOINTS,
     "schedules": SCHEDULES,
+    "datasets": DATASETS,
     "measurements": MEASUREMENTS,
     "noise": NOISE,
     "comparisons": COMPARISONS,

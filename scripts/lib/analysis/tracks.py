@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 TRUNK, BRANCH, AVERAGE = "trunk", "branch", "average"
+KINDS = (TRUNK, BRANCH, AVERAGE)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,7 @@ def tracks(checkpoints: pl.DataFrame) -> list[Track]:
         averaged = part["source"][0] == "average" or part["phase"][0] == "average"
         kind = AVERAGE if averaged else BRANCH if parent else TRUNK
         found.append(Track(name, kind, parent, None if averaged else start, family, _peak(points[family]), part))
-    kinds = (TRUNK, BRANCH, AVERAGE)
-    return sorted(found, key=lambda t: (t.peak or 0.0, t.family, kinds.index(t.kind), t.points["step"][0], t.name))
-
-
-def families(found: list[Track]) -> dict[str, str]:
-    """Label of every family in the order of the tracks: its peak rate, with its name where peaks alone would clash."""
-    peaks = {track.family: track.peak for track in found}
-    alone = len(set(peaks.values())) == len(peaks) and None not in peaks.values()
-    labels = {}
-    for family, peak in peaks.items():
-        rate = f"peak rate {short_rate(peak)}" if peak is not None else None
-        labels[family] = rate if alone and rate else f"{family} ({rate})" if rate else family
-    return labels
+    return sorted(found, key=lambda t: (t.peak or 0.0, t.family, KINDS.index(t.kind), t.points["step"][0], t.name))
 
 
 def short_rate(rate: float) -> str:

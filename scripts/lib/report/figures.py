@@ -2,6 +2,7 @@
 
 import html
 import io
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -17,16 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from scripts.lib.analysis.tracks import AVERAGE, BRANCH, TRUNK, short_count, short_rate
+from scripts.lib.analysis.tracks import short_count, short_rate
 
 WIDTH = 9.0  # inches; 900 pixels on a page
 PIXELS = 200  # of the PNG, per inch
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # of the SVG
+NO_PDF_METADATA = dict.fromkeys(("CreationDate", "Creator", "Producer"))
 BASELINE = "none"
-LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
-MARKERS = {TRUNK: "o", BRANCH: "s", AVERAGE: "D"}
-WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
 RATE_COLOR, INK = "0.55", "0.15"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+WIDE = 20  # from lowest to highest, above which an axis of positive numbers is logarithmic
 
 
 def use_style(theme: dict) -> None:
@@ -42,6 +43,7 @@ def use_style(theme: dict) -> None:
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "trajquant",
+            "pdf.fonttype": 42,  # text that can be searched and edited
             "font.family": ["DejaVu Sans"],
             "figure.dpi": 100,
             "axes.titlesize": 10,
@@ -57,24 +59,29 @@ def use_style(theme: dict) -> None:
     )
 
 
-def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
-    """Write a figure as SVG (text kept as text, no date, same bytes every time) and as PNG, and close it."""
-    for path in (svg, png):
+def save(figure: Figure, svg: str | Path, png: str | Path, pdf: str | Path) -> None:
+    """Write a figure as SVG and PDF (text kept as text, no date, same bytes every time) and as PNG, and close it."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph of a PDF
+    for path in (svg, png, pdf):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure.savefig(svg, format="svg", metadata=NO_METADATA)
         figure.savefig(png, format="png", dpi=PIXELS, metadata={"Software": None})
+        figure.savefig(pdf, format="pdf", metadata=NO_PDF_METADATA)
     plt.close(figure)
 
 
 def inline(figure: Figure, name: str, caption: str):
-    """A figure with its caption as HTML in a notebook, and close it.
+    """A figure with its caption as HTML in a notebook, and close it; of a placeholder the text alone.
 
     The SVG is that of `save`, but as wide as the page, and with ids of its own so that no two figures share any.
     """
     from IPython.display import HTML
 
+    if figure.get_label():
+        plt.close(figure)
+        return HTML(f'<p class="note">{html.escape(figure.get_label())}</p>')
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
@@ -89,13 +96,6 @@ def inline(figure: Figure, name: str, caption: str):
     return HTML(f"<figure>{opening}>{rest}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
-def sequence_colors(names: list[str]) -> dict[str, tuple]:
-    """Colours for things with an order (families by peak rate): dark blue to orange, equal steps."""
-    palette = seaborn.color_palette("plasma", as_cmap=True)
-    step = 0.68 / max(len(names) - 1, 1)
-    return {name: palette(0.05 + step * place) for place, name in enumerate(names)}
-
-
 def method_colors(methods: list[str]) -> dict[str, tuple]:
     """Colours for methods, always the same for the same list: the theme's, or evenly spaced hues where it has too few.
 
@@ -106,6 +106,18 @@ def method_colors(methods: list[str]) -> dict[str, tuple]:
     if len(others) > len(palette):
         palette = seaborn.color_palette("husl", len(others))
     return {BASELINE: (0.15, 0.15, 0.15), **dict(zip(others, palette, strict=False))}
+
+
+def method_markers(methods: list[str]) -> dict[str, str]:
+    """Markers for methods, beside their colours."""
+    return {method: MARKERS[number % len(MARKERS)] for number, method in enumerate(methods)}
+
+
+def grid(columns: int, heights: tuple[float, ...], height: float, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of panels in columns, whose rows have these shares of `height` inches; the panels, (rows, columns)."""
+    size = (WIDTH, height * sum(heights) + 1.0)
+    ratios = {"height_ratios": heights}
+    return plt.subplots(len(heights), columns, figsize=size, squeeze=False, gridspec_kw=ratios, **options)
 
 
 def panels(count: int, columns: int, height: float, strip: bool = False, **options) -> tuple[Figure, list, list]:
@@ -127,8 +139,8 @@ def panels(count: int, columns: int, height: float, strip: bool = False, **optio
 
 
 def placeholder(text: str) -> Figure:
-    """A figure that says why there is nothing to show."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 1.6))
+    """A figure that says why there is nothing to show, also in its label."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.6), label=text)
     axis.set_axis_off()
     axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=11, color="0.35", wrap=True)
     return figure
@@ -163,14 +175,29 @@ def percent_axis(axis, which: str = "y") -> None:
     (axis.yaxis if which == "y" else axis.xaxis).set_major_formatter(formatter)
 
 
-def error_axis(axis, errors: list[float]) -> None:
-    """Label an x axis with relative errors; logarithmic if they are all positive and span more than a factor of 20."""
-    if min(errors) > 0 and max(errors) > 20 * min(errors):
+def positive_axis(axis) -> None:
+    """Let a y axis of positive numbers begin at zero, or be logarithmic where they span much."""
+    lowest, highest = axis.dataLim.intervaly
+    if lowest > 0 and highest > WIDE * lowest:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+
+
+def scale_ends(axis, values: list[float], share: bool) -> None:
+    """An x axis of ends: logarithmic where they are all positive and span much; shares in percent."""
+    if share:
+        percent_axis(axis, "x")
+    known = [value for value in values if value is not None]
+    if known and min(known) > 0 and max(known) > WIDE * min(known):
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axis.xaxis.set_minor_locator(NullLocator())
-    percent_axis(axis, "x")
-    axis.set_xlabel("relative error of cross-entropy" + (" (log scale)" if axis.get_xscale() == "log" else ""))
+        axis.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{100 * value:.3g} %" if share else f"{value:.3g}")
+        )
+    else:
+        axis.locator_params(axis="x", nbins=4)
 
 
 def focus(values: list[float]) -> tuple[float, float]:
@@ -184,7 +211,14 @@ def focus(values: list[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def legend(figure: Figure, entries: list[Line2D], columns: int = 5) -> None:
-    """One legend for the whole figure, below it."""
+def legend(figure: Figure, entries: list[Line2D], most: int = 5) -> None:
+    """One legend for the whole figure, below it, in as many columns as its width has room for."""
     if entries:
-        figure.legend(handles=entries, loc="outside lower center", ncols=min(columns, len(entries)), fontsize=9)
+        columns = next(n for n in range(min(most, len(entries)), 0, -1) if n == 1 or _legend_width(entries, n) < WIDTH)
+        figure.legend(handles=entries, loc="outside lower center", ncols=columns, fontsize=9, handlelength=2.6)
+
+
+def _legend_width(entries: list[Line2D], columns: int) -> float:
+    """About how wide a legend is, in inches."""
+    lengths = np.array([len(entry.get_label()) for entry in entries])
+    return sum(0.75 + 0.078 * part.max() for part in np.array_split(lengths, columns))

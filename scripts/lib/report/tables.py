@@ -3,6 +3,7 @@
 import html
 import importlib.metadata
 import platform
+import subprocess
 from pathlib import Path
 
 import polars as pl
@@ -10,12 +11,13 @@ import yaml
 from great_tables import GT, loc, style
 from IPython.display import HTML
 
-from scripts.lib.analysis.metrics import LOSS, METRICS, TASK, rows_in
+from scripts.lib.analysis.effects import MEASURES
+from scripts.lib.analysis.metrics import CROSS_ENTROPY, KL, LOSS, METRICS, TASK, TOP1_AGREEMENT, rows_in, rows_of
 from scripts.lib.analysis.tracks import short_count, short_rate
-from scripts.lib.report.findings import effect, interval
+from scripts.lib.report import lines
+from scripts.lib.report.numbers import DASH, decimals, effect, fixed, percent, smallest, with_interval
 
 WORKFLOW = ("snakemake", "polars", "great_tables", "matplotlib", "seaborn")
-DASH = "–"
 
 
 # --- how tables and text are shown -----------------------------------------------------------------------------------
@@ -37,12 +39,13 @@ def table(name: str, frame: pl.DataFrame, empty: str) -> GT:
 
 def wrapped(shown: GT, column: str) -> GT:
     """The table with long texts in a column broken into lines."""
-    return shown.tab_style(style.css("white-space: normal; min-width: 13rem"), loc.body(columns=column))
+    return shown.tab_style(style.css("white-space: normal; min-width: 10rem"), loc.body(columns=column))
 
 
-def folded(summary: str, shown: GT) -> HTML:
-    """A table that opens on a click."""
-    return HTML(f"<details><summary>{html.escape(summary)}</summary>{shown.as_raw_html()}</details>")
+def folded(summary: str, shown: GT, below: str = "") -> HTML:
+    """A table that opens on a click, with a note below."""
+    told = note(below).data if below else ""
+    return HTML(f"<details><summary>{html.escape(summary)}</summary>{shown.as_raw_html()}{told}</details>")
 
 
 def note(text: str) -> HTML:
@@ -50,22 +53,101 @@ def note(text: str) -> HTML:
     return HTML(f'<p class="note">{html.escape(text)}</p>')
 
 
-def boxed(text: str) -> HTML:
-    """The finding, set apart."""
-    return HTML(f'<p class="finding">{html.escape(text)}</p>')
-
-
 def heading(
-    title: str, study: str, checkpoints: pl.DataFrame, measurements: pl.DataFrame, missing: pl.DataFrame
+    title: str,
+    study: str,
+    checkpoints: pl.DataFrame,
+    measurements: pl.DataFrame,
+    datasets: pl.DataFrame,
+    missing: pl.DataFrame,
 ) -> HTML:
-    """Title of the page and one line on how much the study holds."""
+    """Title of the page and a line on how much the study holds, on what text, and which clone made the page."""
     cells = measurements.select("trajectory", "checkpoint", "method").n_unique() if len(measurements) else 0
     measured = f"{cells} cells measured (the baselines among them)" if cells else "nothing measured yet"
-    size = f"{len(checkpoints)} checkpoints, {measured}, {len(missing)} missing"
-    return HTML(f'<h1>{html.escape(title)}</h1><p class="lead">Study <code>{html.escape(study)}</code>: {size}.</p>')
+    size = f"{len(checkpoints)} checkpoints of {checkpoints['trajectory'].n_unique()} trajectories, {measured}, "
+    parts = [f"Study <code>{html.escape(study)}</code>: {size}{len(missing)} missing."]
+    parts += [_text_size(row) for row in datasets.drop_nulls("tokens").iter_rows(named=True)]
+    parts.append(f"Clone at commit <code>{html.escape(commit())}</code>.")
+    return HTML(f'<h1>{html.escape(title)}</h1><p class="lead">{" ".join(parts)}</p>')
+
+
+def _text_size(row: dict) -> str:
+    """What a corpus's losses rest on."""
+    effective = f"{row['documents']} documents (as good as {row['effective_documents']:.0f} of equal size)"
+    return f"Losses on {html.escape(row['dataset'])}: {effective}, {short_count(row['tokens'])} tokens."
+
+
+def commit() -> str:
+    """The commit of the clone in which the page is made, with a + where tracked files differ from it."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def ran(runs: pl.DataFrame, checkpoints: pl.DataFrame) -> GT:
+    """One row a trajectory: what it is, its size and seed, what the study varies, and how far it was trained."""
+    last = checkpoints.sort("step").group_by("trajectory").last()
+    size = last.select("trajectory", "architecture", "parameters", "step", "tokens", "peak_learning_rate")
+    frame = runs.join(size, on="trajectory", how="inner", maintain_order="left")
+    varied = [name for name in lines.factors(runs) if name != lines.PEAK]
+    frame = frame.select(
+        "trajectory",
+        "kind",
+        pl.concat_str("parent", "parent_checkpoint", separator=", ", ignore_nulls=True).replace("", None).alias("from"),
+        "architecture",
+        "parameters",
+        "seed",
+        *(_texts(lines.setting_name(name), map(_setting, frame[name])) for name in varied),
+        pl.col("peak_learning_rate").alias("peak rate"),
+        "step",
+        "tokens",
+    )
+    shown = table("runs", _known(frame), "No checkpoint is there yet.")
+    shown = shown.fmt(short_count, [name for name in ("parameters", "tokens") if name in _known(frame).columns])
+    return shown.fmt(_rate, "peak rate") if "peak rate" in _known(frame).columns else shown
+
+
+def chosen(choices: pl.DataFrame) -> GT:
+    """Every candidate to ship: its size and its loss, and whether another one is as small and better."""
+    rows = list(choices.iter_rows(named=True))
+    frame = choices.select(
+        "run",
+        pl.col("dataset").alias("corpus"),
+        pl.concat_str("trajectory", "checkpoint", separator=", ").alias("checkpoint"),
+        "method",
+        "bits_per_weight",
+        "bytes",
+        "bytes_zstd",
+        _texts("loss", (with_interval(*(row[name] for name in ("loss", "loss_lower", "loss_upper"))) for row in rows)),
+        pl.when("on_front").then(pl.lit("yes")).otherwise(pl.lit("no")).alias("on the front"),
+        "best_probability",
+    )
+    shown = table("choices", _telling(frame, "run", "corpus"), "Nothing that could be shipped was measured.")
+    return shown.fmt_number(["bits_per_weight", "best_probability"], decimals=2).fmt(_size, ["bytes", "bytes_zstd"])
+
+
+def decided(verdicts: pl.DataFrame) -> GT:
+    """Every row of `verdicts`; of each claim that with the verdict first, then other measures, which decide nothing."""
+    rows = list(verdicts.iter_rows(named=True))
+    frame = verdicts.select(
+        "claim",
+        _texts("measure", (MEASURES[row["measure"]].words for row in rows)),
+        "method",
+        pl.col("dataset").alias("corpus"),
+        _texts("effect", map(effect, rows)),
+        _texts("smallest that matters", (smallest(row) if row["smallest"] else None for row in rows)),
+        pl.col("runs"),
+        _texts("verdict", (row["verdict"] if row["primary"] else None for row in rows)),
+        _texts("slope", map(_slope, rows)),
+        _texts("monotone", ({None: None, True: "yes", False: "no"}[row["monotone"]] for row in rows)),
+    )
+    shown = table("verdicts", _known(_telling(frame, "corpus")), "The study lists no claims to decide.")
+    return shown.cols_align("right", ["effect", "smallest that matters"])
 
 
 def compared(comparisons: pl.DataFrame) -> GT:
@@ -73,7 +155,7 @@ def compared(comparisons: pl.DataFrame) -> GT:
     rows = list(comparisons.iter_rows(named=True))
     frame = comparisons.select(
         "claim",
-        "measure",
+        _texts("measure", (MEASURES[row["measure"]].words for row in rows)),
         pl.col("dataset").alias("corpus"),
         "method",
         _texts("cell", (f"{row['trajectory']}, step {row['step']}" for row in rows)),
@@ -112,7 +194,9 @@ def noisy(noise: pl.DataFrame) -> GT:
         cells = zip(part["standard_deviation"], part["degrees_of_freedom"], strict=True)
         told = _texts(source, (f"{deviation:.2g} ({freedom:.0f})" for deviation, freedom in cells))
         rows = rows.join(part.select(*place, told), on=place, how="left")
-    shown = table("noise", rows.sort("method", "dataset", maintain_order=True), "Nothing is replicated in this study.")
+    words = {name: measure.words for name, measure in MEASURES.items()}
+    rows = rows.sort("method", "dataset", maintain_order=True).with_columns(pl.col("measure").replace(words))
+    shown = table("noise", rows, "Nothing is replicated in this study.")
     absent = noise.filter(pl.col("reason").is_not_null()).group_by("source", "reason", maintain_order=True)
     for (source, reason), part in absent:
         shown = shown.tab_source_note(f"{source}, {', '.join(part['method'])}: {reason}")
@@ -120,16 +204,33 @@ def noisy(noise: pl.DataFrame) -> GT:
 
 
 def errors(measurements: pl.DataFrame) -> pl.DataFrame:
-    """Baseline loss of every checkpoint, and a column a method with its error and paired interval, for each metric that
-    the report shows as a loss."""
-    keys = ("metric", "dataset", "subset", "trajectory", "step", "checkpoint")
-    part = rows_in(measurements, LOSS).sort(*keys)
-    base = part.filter(pl.col("method") == "none").select(*keys, "tokens", "learning_rate", baseline_loss="value")
-    for method in sorted(set(part["method"]) - {"none"}):
-        rows = part.filter(pl.col("method") == method)
-        column = rows.select(*keys, _texts(method, map(_error, rows.iter_rows(named=True))))
-        base = base.join(column, on=keys, how="left", maintain_order="left", nulls_equal=True)
-    return base.drop("checkpoint")
+    """A row a checkpoint and method, for each metric that the report shows as a loss: the loss before and after
+    quantization, its error with the paired interval, and on all tokens KL and agreement."""
+    keys = ("metric", "dataset", "subset", "trajectory", "step", "checkpoint", "method")
+    part = rows_in(measurements, LOSS).filter(pl.col("method") != "none").sort(*keys)
+    others = [_beside(measurements, metric) for metric in (KL, TOP1_AGREEMENT)]
+    frame = part.select(
+        *(*keys, "tokens", "learning_rate"),
+        *(pl.col("baseline").alias("baseline_loss"), pl.col("value").alias("loss_after")),
+        _texts("error", map(_error, part.iter_rows(named=True))),
+    )
+    for other in others:
+        frame = frame.join(other, on=other.columns[:-1], how="left", maintain_order="left", nulls_equal=True)
+    return frame.drop("checkpoint")
+
+
+def ends(losses: pl.DataFrame) -> pl.DataFrame:
+    """Of the rows of `errors`, the last one of each trajectory and method."""
+    keys = ("metric", "dataset", "subset", "trajectory", "method")
+    return losses.group_by(keys, maintain_order=True).last().select(losses.columns)
+
+
+def _beside(measurements: pl.DataFrame, metric) -> pl.DataFrame:
+    """Values of a metric by cell and corpus, for the rows of the losses on all tokens."""
+    rows = rows_of(measurements, metric).with_columns(metric=pl.lit(CROSS_ENTROPY.name))
+    return rows.select(
+        "metric", "dataset", "subset", "trajectory", "checkpoint", "method", pl.col("value").alias(metric.name)
+    )
 
 
 def units(measurements: pl.DataFrame) -> str:
@@ -139,10 +240,11 @@ def units(measurements: pl.DataFrame) -> str:
 
 def losses(name: str, frame: pl.DataFrame) -> GT:
     """Rows of `errors` as a table."""
-    columns = frame.columns[frame.columns.index("baseline_loss") + 1 :]
-    frame = _telling(frame.rename({"dataset": "corpus", "subset": "tokens of"}), "metric", "corpus", "tokens of")
-    shown = table(name, frame, "No loss was measured.").fmt_number("baseline_loss", decimals=4)
-    shown = shown.cols_label({column: column for column in columns}).cols_align("right", columns)
+    words = {KL.name: "KL", TOP1_AGREEMENT.name: "agreement", "error": "relative error", "dataset": "corpus"}
+    frame = frame.rename(words | {"subset": "tokens of"})
+    frame = _telling(frame, "metric", "corpus", "tokens of")
+    shown = table(name, frame, "No loss was measured.").fmt_number(["baseline_loss", "loss_after"], decimals=4)
+    shown = shown.cols_align("right", "relative error").fmt(percent, "agreement").fmt(_three_digits, "KL")
     return shown.fmt(short_count, "tokens").fmt(_rate, "learning_rate")
 
 
@@ -156,7 +258,7 @@ def task_scores(measurements: pl.DataFrame) -> GT:
     )
     shown = table("scores", frame, "No tasks were evaluated.")
     shown = shown.fmt_number(["score", "standard error", "baseline"], decimals=4)
-    return shown.fmt(lambda share: f"{100 * share:.2f} %", "drop or relative error")
+    return shown.fmt(percent, "drop or relative error")
 
 
 def lacking(missing: pl.DataFrame, name: str = "missing") -> GT:
@@ -223,7 +325,28 @@ def _texts(name: str, values) -> pl.Series:
 
 def _error(row: dict) -> str:
     """The error of a row of `measurements` with its interval; the plain difference where there is no relative one."""
-    return interval(row) if row["relative"] is not None else f"{row['difference']:+.4f}"
+    if row["relative"] is None:
+        return with_interval(row["difference"], row["lower"], row["upper"], sign=True)
+    return percent(row["relative"], row["lower"], row["upper"])
+
+
+def _setting(value) -> str | None:
+    return None if value is None else lines.setting_value(value)
+
+
+def _three_digits(value: float | None) -> str:
+    return DASH if value is None else fixed(value, decimals(value))
+
+
+def _slope(row: dict) -> str | None:
+    if row["slope"] is None:
+        return None
+    return with_interval(*(row[name] for name in ("slope", "slope_lower", "slope_upper")), sign=True)
+
+
+def _known(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame without columns that say nothing in any row."""
+    return frame.drop(name for name in frame.columns if len(frame) and frame[name].is_null().all())
 
 
 def _telling(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -84,7 +84,7 @@ class Paths:
         return f"{self.results}/claims/{study}.jsonl"
 
     def figures(self, study: str = "{study}") -> str:
-        """Folder of a study's figures, each as .svg and .png."""
+        """Folder of a study's figures, each as .svg, .png and .pdf."""
         return f"{self.results}/figures/{study}"
 
     def report(self, study: str = "{study}") -> str:
