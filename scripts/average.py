@@ -9,7 +9,35 @@ from safetensors.torch import save_file
 from scripts.lib.models.folders import weight_files
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.untrusted import one_line
 from scripts.publish import describe, refuse
+
+ADVICE = "only like models can be averaged: leave out the one that is another"
+
+
+class Unlike(ValueError):
+    """Models that cannot be averaged, for their tensors differ."""
+
+
+def averaged(members: list[Path], manifests_of: list[dict], out: Path, identity: dict) -> dict:
+    """Average checkpoints and return the manifest; refused where one was, or where they are unlike each other.
+
+    Args:
+        members, out: as of `average`.
+        manifests_of: the members' manifests.
+        identity: what the manifest says of the average besides.
+    """
+    refused = [member for member in manifests_of if member["status"] != "ok"]
+    if refused:
+        return refuse(out, identity, "a member was refused: {checkpoint}, {reason}".format(**refused[0]))
+    try:
+        average(members, out)
+    except Unlike as error:
+        reason = str(error)
+        for folder, member in zip(members, manifests_of, strict=True):
+            reason = reason.replace(str(folder), member["checkpoint"])
+        return refuse(out, identity, one_line(reason))
+    return describe(out, identity | {"members": [member["revision"] for member in manifests_of]})
 
 
 def average(members: list[Path], out: Path) -> None:
@@ -23,7 +51,7 @@ def average(members: list[Path], out: Path) -> None:
         out: the average's model folder; whole or absent.
 
     Raises:
-        ValueError: a tensor is missing in a member or has another shape there; the message names both.
+        Unlike: a tensor is missing in a member or has another shape there; the message names both.
     """
     newest = members[-1]
     with manifests.staged_folder(out) as scratch:
@@ -46,16 +74,17 @@ def mean_tensor(name: str, members: list[Path], where: list[dict[str, Path]]) ->
     """Mean over members of one tensor, in the newest member's dtype.
 
     Raises:
-        ValueError: a member has no such tensor, or one of another shape.
+        Unlike: a member has no such tensor, or one of another shape.
     """
     total = None
     for member, files in zip(members, where, strict=True):
         if name not in files:
-            raise ValueError(f"{member} has no tensor {name}, but {members[-1]} has; only like models can be averaged")
+            raise Unlike(f"{member} has no tensor {name}, but {members[-1]} has; {ADVICE}")
         with safe_open(files[name], framework="pt") as file:
             tensor = file.get_tensor(name)
         if total is not None and tensor.shape != total.shape:
-            raise ValueError(f"{member}: tensor {name} has shape {tuple(tensor.shape)}, not {tuple(total.shape)}")
+            shapes = f"the shape {list(tensor.shape)} in {member}, and {list(total.shape)} in {members[0]}"
+            raise Unlike(f"tensor {name} has {shapes}; {ADVICE}")
         total = tensor.to(torch.float64) if total is None else total.add_(tensor)
     return (total / len(members)).to(tensor.dtype) if tensor.is_floating_point() else tensor
 
@@ -74,10 +103,6 @@ if __name__ == "__main__":
     torch.set_num_threads(snakemake.params.threads)
     out, identity = Path(snakemake.output.model), snakemake.params.identity
     members = [manifests.read(path) for path in snakemake.input.manifests]
-    refused = [member for member in members if member["status"] != "ok"]
-    if refused:
-        manifest = refuse(out, identity, "a member was refused: {checkpoint}, {reason}".format(**refused[0]))
-    else:
-        average([Path(folder) for folder in snakemake.input.models], out)
-        manifest = describe(out, identity | {"members": [member["revision"] for member in members]})
+    folders = [Path(folder) for folder in snakemake.input.models]
+    manifest = averaged(folders, members, out, identity)
     manifests.write(snakemake.output.manifest, manifest)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -115,7 +114,8 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
         quantized = library(reference, recipe, calibration, device)
         clock.lap("quantize")
         losses = save_and_run(quantized, saved, scratch / "expected.safetensors", probe, clock)
-    load_tokenizer(model_folder).save_pretrained(saved)
+    with refusing("the tokenizer"):
+        load_tokenizer(model_folder).save_pretrained(saved)
     own_code.carry(model_folder, saved)
     np.save(scratch / "probe.npy", probe)
     return {
@@ -170,7 +170,6 @@ def check_support(model_folder: Path, recipe: dict) -> None:
         Refused: with the reason.
         ValueError: the model's own code is not as it was pinned.
     """
-    config = json.loads((Path(model_folder) / "config.json").read_text())
     own = own_code.is_trusted(model_folder)
     with refusing("trajquant"):
         empty = load_empty(model_folder)
@@ -183,7 +182,9 @@ def check_support(model_folder: Path, recipe: dict) -> None:
     for name, tensor in packed.read_tensors(model_folder):
         if not torch.isfinite(tensor).all():
             raise Refused(f"{name} of the checkpoint is not finite")
-    reason = refusal(recipe, config, {name: layer.in_features for name, layer in layers.items()}, own)
+    with refusing("trajquant"):
+        widths = {name: layer.in_features for name, layer in layers.items()}
+        reason = refusal(recipe, empty.config.to_dict(), widths, own)
     if reason:
         raise Refused(reason)
 

@@ -93,9 +93,11 @@ def encode(text: str, tokenizer, raw: BinaryIO, width: type) -> pl.DataFrame:
 
 
 def encode_batch(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of each text, without any special token."""
+    """Ids of each whole text, without any special token, whatever a tokenizer.json says of its length."""
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 

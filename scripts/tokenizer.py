@@ -172,8 +172,6 @@ def take(path: str):
     taken = load(path)
     if taken.eos_token_id is None:
         raise ValueError(f"{path} has no EOS token; set `eos_token` in its tokenizer_config.json")
-    if isinstance(taken.chat_template, dict):  # several, which would be saved in a folder of their own; none is used
-        taken.chat_template = taken.chat_template.get("default")
     taken.init_kwargs.pop("auto_map", None)  # a class of a repository's own code, which is not the one that was taken
     return taken
 

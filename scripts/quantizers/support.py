@@ -55,7 +55,7 @@ def refusal(recipe: dict, config: dict, widths: dict[str, int], own: bool = Fals
 
     Args:
         recipe: as in its file.
-        config: the model's config.json.
+        config: the model's config, with transformers' values for what its file leaves out.
         widths: input columns of each layer that is to be quantized.
         own: whether the model runs by code of its repository.
     """

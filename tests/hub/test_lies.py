@@ -479,19 +479,23 @@ def tokenizer_with(tiny_tokenizer, tmp_path, **keys):
     return {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()}
 
 
-def test_a_tokenizer_with_several_templates(take_tokenizer, own_config, tiny_tokenizer, tmp_path):
-    templates = [{"name": "default", "template": "D"}, {"name": "../../tool_use", "template": "T"}]
+TEMPLATES = [
+    [{"name": "default", "template": "D"}, {"name": "../../tool_use", "template": "T"}],
+    [{"name": "default", "template": "D"}, {"name": "a" * 300, "template": "T"}],
+    {"default": 5},
+    ["a"],
+    [{"name": "default"}],
+    [5],
+]
+
+
+@pytest.mark.parametrize("templates", TEMPLATES)
+def test_chat_templates_are_left_out(take_tokenizer, own_config, tiny_tokenizer, tmp_path, templates):
     files = tokenizer_with(tiny_tokenizer, tmp_path, chat_template=templates)
     folder = take_tokenizer(files | {"additional_chat_templates/rag.jinja": b"R"})
     assert all(path.is_file() for path in folder.iterdir())
-    assert AutoTokenizer.from_pretrained(folder).chat_template == "D"
+    assert AutoTokenizer.from_pretrained(folder).chat_template is None
     assert load_tokenizer(own_config())("w5 w7").input_ids == [5, 7]
-
-
-@pytest.mark.parametrize("template", [["a"], [{"name": "default"}], [5]])
-def test_templates_that_are_none(take_tokenizer, tiny_tokenizer, tmp_path, template):
-    with pytest.raises(ValueError, match=r"org--tokenizer: org/tokenizer at \w+: no tokenizer can be loaded from"):
-        take_tokenizer(tokenizer_with(tiny_tokenizer, tmp_path, chat_template=template))
 
 
 def test_code_of_a_tokenizer_is_not_run(take_tokenizer, tiny_tokenizer, tmp_path, canary):

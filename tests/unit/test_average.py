@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.average import average
+from scripts.average import average, averaged
 from scripts.lib.models.loading import load_dense
+from scripts.publish import describe
 
 
 @pytest.fixture
@@ -42,15 +43,39 @@ def test_the_mean_of_equals_is_the_same(members, tmp_path):
         assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], tensor)
 
 
+IDENTITY = {"trajectory": "mean", "checkpoint": "step-3", "source": "average"}
+
+
+def described(members):
+    """Manifests of checkpoints that are ok."""
+    return [describe(folder, IDENTITY | {"checkpoint": f"step-{number}"}) for number, folder in enumerate(members)]
+
+
+def test_like_members_are_averaged(members, tmp_path):
+    manifest = averaged(members, described(members), tmp_path / "out", IDENTITY)
+    assert manifest["status"] == "ok"
+    assert manifest["members"] == [member["revision"] for member in described(members)]
+
+
 def test_members_that_do_not_fit(members, tmp_path):
-    path = members[1] / "model.safetensors"
+    path, manifests_of = members[1] / "model.safetensors", described(members)
     weights = load_file(path)
     name = sorted(weights)[0]
+    shape = list(weights[name].shape)
     save_file(weights | {name: weights[name][:1].clone()}, path)
-    with pytest.raises(ValueError, match="has shape"):
-        average(members, tmp_path / "out")
+    manifest = averaged(members, manifests_of, tmp_path / "out", IDENTITY)
+    assert manifest["status"] == "refused"
+    said = f"tensor {name} has the shape {[1, *shape[1:]]} in step-1, and {shape} in step-0; only like models"
+    assert manifest["reason"].startswith(said)
+    assert list((tmp_path / "out").iterdir()) == []
     weights.pop(name)
     save_file(weights, path)
-    with pytest.raises(ValueError, match="has no tensor"):
-        average(members, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    manifest = averaged(members, manifests_of, tmp_path / "other", IDENTITY)
+    assert manifest["reason"].startswith(f"step-1 has no tensor {name}, but step-2 has; only like models")
+
+
+def test_a_refused_member_refuses_the_mean(members, tmp_path):
+    first, *others = described(members)
+    manifests_of = [first | {"status": "refused", "reason": "no model"}, *others]
+    manifest = averaged(members, manifests_of, tmp_path / "out", IDENTITY)
+    assert (manifest["status"], manifest["reason"]) == ("refused", "a member was refused: step-0, no model")

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 from scripts import tokenizer as stage
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client
+from scripts.tokenize import encode_batch
 from tests.hub import connect
 from tests.hub.server import Hub
 
@@ -113,8 +114,7 @@ def replace(pattern, content):
 DOUBLED = {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 22}
 BEFORE = {"type": "Prepend", "prepend": "w1 " * 5000}
 BACKTRACKS = replace({"Regex": "(x+x+)+y"}, "")
-OTHER = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
-OTHER |= {"pad_id": 70_000, "pad_type_id": 0, "pad_token": "w1"}
+OTHER = {"type": "BertProcessing", "sep": ["w1", 70_000], "cls": ["w1", 1]}
 PADDED = {"strategy": {"Fixed": 2**26}, "direction": "Right", "pad_to_multiple_of": None}
 PADDED |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "w1"}
 
@@ -123,9 +123,8 @@ PADDED |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "w1"}
     ("parts", "message"),
     [
         ({"normalizer": DOUBLED}, r"it takes more than 0\.1 GB"),
-        ({"padding": PADDED}, r"it takes more than 0\.1 GB"),
         ({"normalizer": BEFORE}, r"it makes \d+ tokens of a text of \d+ bytes"),
-        ({"padding": OTHER}, "it makes id 70000 of a text, and the largest of its vocabulary is 63"),
+        ({"post_processor": OTHER}, "it makes id 70000 of a text, and the largest of its vocabulary is 63"),
         ({"normalizer": BACKTRACKS}, "PanicException|it takes more than 1 s"),
     ],
 )
@@ -138,6 +137,12 @@ def test_a_tokenizer_that_grows_is_refused(take, tmp_path, monkeypatch, parts, m
     with pytest.raises(ValueError, match=told):
         take({"tokenizer.json": backend(tmp_path, **parts)})
     assert not (tmp_path / "tokenizer").exists()
+
+
+def test_padding_is_not_carried_out(take, tmp_path):
+    folder = take({"tokenizer.json": backend(tmp_path, padding=PADDED)})
+    assert stage.load(str(folder))("w5 w7").input_ids == [5, 7]
+    assert encode_batch(stage.load(str(folder)), ["w5 w7", "w5"]) == [[5, 7], [5]]
 
 
 def template(times, ids):

@@ -1,5 +1,6 @@
 """quantize: every method on two architectures, one of each library through the real gate, and what is refused."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -227,6 +228,24 @@ def test_a_transform_that_changes_the_function_is_refused(tiny_model):
 def test_pairs_that_do_not_go_together_have_a_reason(algorithm, model_type, config, reason):
     method = {"algorithm": "rtn", "library": "rtn", "group_size": -1, "transform": {"algorithm": algorithm}}
     assert reason in refusal(method, {"model_type": model_type} | config, {"layer": 64})
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_a_config_may_leave_out_what_a_transform_asks_for(tiny_model, tmp_path, near_gate):
+    content = json.loads((tiny_model / "config.json").read_text())
+    left = {key: value for key, value in content.items() if key not in ("num_attention_heads", "head_dim")}
+    folder = shutil.copytree(tiny_model, tmp_path / "left-out")
+    (folder / "config.json").write_text(json.dumps(left | {"hidden_size": 96, "num_key_value_heads": 1}))
+    reason = run(folder, RTN | {"transform": {"algorithm": "spinquant"}}, tmp_path)["reason"]
+    assert reason == "spinquant's Hadamard rotations need powers of two; hidden_size is 96"
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_a_tokenizer_that_cannot_be_saved_refuses_the_cell(tiny_model, tmp_path, near_gate):
+    folder = shutil.copytree(tiny_model, tmp_path / "own")
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(content | {"chat_template": {"default": 5}}))
+    assert run(folder, RTN, tmp_path)["reason"].startswith("the tokenizer fails on this model: ")
 
 
 def test_a_transform_that_gives_no_numbers_is_refused(tiny_model):

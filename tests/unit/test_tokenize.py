@@ -1,5 +1,8 @@
 """scripts/tokenize.py: the stream of ids and the index of its documents."""
 
+import json
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -54,6 +57,33 @@ def test_the_stream_decodes_to_the_documents(inputs, tmp_path, monkeypatch):
     assert manifest["sha256"] == manifests.sha256(tmp_path / "s.npy")
     assert NAMES.items() <= manifest.items()
     assert {path.name for path in tmp_path.iterdir()} == {"s.npy", "s-documents.parquet", "s.json"}
+
+
+@pytest.mark.parametrize("setting", ["truncation", "padding"])
+def test_a_tokenizer_neither_cuts_nor_fills_documents(inputs, tmp_path, setting):
+    _, expected, index = run(inputs, tmp_path)
+    changed = Tokenizer.from_file(str(inputs / "tokenizer/tokenizer.json"))
+    changed.enable_truncation(4) if setting == "truncation" else changed.enable_padding(length=64)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/train.parquet").symlink_to(inputs / "train.parquet")
+    shutil.copytree(inputs / "tokenizer", tmp_path / "in/tokenizer")
+    changed.save(str(tmp_path / "in/tokenizer/tokenizer.json"))
+    _, stream, again = run(tmp_path / "in", tmp_path)
+    assert np.array_equal(stream, expected)
+    assert again.equals(index)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "in/tokenizer")  # as the harness of tasks encodes
+    assert loaded(TEXTS[0]).input_ids == stream[: index["tokens"][0] - 1].tolist()
+
+
+def test_a_tokenizer_that_is_taken_draws_nothing(inputs, tmp_path):
+    shutil.copytree(inputs / "tokenizer", tmp_path / "drawn")
+    content = json.loads((inputs / "tokenizer/tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    (tmp_path / "drawn/tokenizer.json").write_text(json.dumps(content))
+    places = str(tmp_path / "tokenizer"), str(tmp_path / "manifest.json")
+    tokenizer({"source": "model", "path": str(tmp_path / "drawn")}, "drawn", None, *places)
+    encoded = [AutoTokenizer.from_pretrained(folder)(TEXTS).input_ids for folder in (inputs / "tokenizer", places[0])]
+    assert encoded[0] == encoded[1]
 
 
 def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):

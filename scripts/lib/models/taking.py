@@ -15,6 +15,7 @@ OF_TOKENIZER = (*TOKENIZER_FILES, *SENTENCEPIECE)
 # Nothing else is linked: transformers would follow an adapter_config.json to any other folder, for one.
 BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *OF_TOKENIZER)
 
+TOKENIZER = "tokenizer.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = ("_from_model_config", "transformers_version", "use_cache")
 OFF = ("output_attentions", "output_hidden_states")  # kept where they are false
@@ -57,7 +58,7 @@ def clean(folder: Path) -> None:
 
 
 def clean_tokenizer(folder: Path) -> None:
-    """Take out of a tokenizer's settings what transformers would open as a file anywhere.
+    """Take out of a tokenizer's settings what transformers would open or write as a file anywhere, and what is drawn.
 
     Raises:
         ValueError: a file is no JSON object, or larger or deeper than any tokenizer's.
@@ -69,11 +70,19 @@ def clean_tokenizer(folder: Path) -> None:
         if kept != settings:
             (folder / name).unlink()  # it may be a link to what was fetched, or to a user's own
             (folder / name).write_text(json.dumps(kept, ensure_ascii=False))
+    content = contents.get(TOKENIZER, {})
+    if isinstance(content.get("model"), dict) and content["model"].get("dropout") is not None:
+        content["model"]["dropout"] = None  # BPE-dropout (arXiv:1910.13267): other tokens of a text each time
+        (folder / TOKENIZER).unlink()
+        (folder / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False))
 
 
 def opens_nothing(key: str) -> bool:
-    """Whether transformers opens no file by this key of a tokenizer's settings."""
-    return not key.endswith(("_file", "_files")) and key not in ("vocab", "merges", "init_inputs")
+    """Whether transformers opens and writes no file by this key of a tokenizer's settings.
+
+    Chat templates, which nothing here uses, are saved in files of their own by names that they give themselves.
+    """
+    return not key.endswith(("_file", "_files")) and key not in ("vocab", "merges", "init_inputs", "chat_template")
 
 
 def is_of_tokens(key: str) -> bool:
