@@ -236,7 +236,7 @@ def test_a_model_that_fails_on_the_documents_makes_a_refused_result(root, tmp_pa
 
 def test_too_little_memory_fails_the_job(root, tmp_path, monkeypatch):
     def fail(*_, **__):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("transformers.LlamaForCausalLM.forward", fail)
     with pytest.raises(RuntimeError, match="can't allocate memory"):

@@ -26,7 +26,7 @@ def row(said: str, first: str) -> list[str]:
     return re.search(rf"^{first} .*$", said, re.MULTILINE)[0].split()
 
 
-@pytest.mark.parametrize(("study", "jobs", "quantized"), [("smoke", 47, 8), ("demo", 144, 38)])
+@pytest.mark.parametrize(("study", "jobs", "quantized"), [("smoke", 49, 8), ("demo", 146, 38)])
 def test_a_study_that_is_not_begun(says, study, jobs, quantized):
     said = says(study)
     assert f"jobs: {jobs} to do, {jobs} in all" in said
@@ -74,7 +74,7 @@ def test_impossible_numbers_of_jobs(says, number, capsys):
 @pytest.mark.parametrize(
     ("given", "answer"),
     [
-        ("another", "`another`; there are: demo, "),
+        ("another", "`another`; there are: choose, decay-any-time, demo, "),
         ("smokee", "`smokee`; did you mean `smoke`?"),
         ("", "``; there are: "),
     ],

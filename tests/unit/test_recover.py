@@ -66,8 +66,10 @@ def test_children_of_a_job_end_with_it(folder, start):
 
 def test_jobs_that_a_dead_head_forked_end(folder, start, monkeypatch):
     """The server that they come from ends with the last of them."""
-    forked = "shared_start.run_forked('.snakemake/scripts/tmp1.train.py', None, None)"
-    code = f"from scripts.lib.cluster import shared_start\nshared_start.start_server({str(ROOT)!r})\n{forked}"
+    code = f"""from scripts.lib.cluster import shared_start
+if __name__ == "__main__":
+    shared_start.start_server({str(ROOT)!r})
+    shared_start.run_forked('.snakemake/scripts/tmp1.train.py', None, None)"""
     (folder / "head.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     head = start("head.py")
