@@ -26,7 +26,7 @@ def undone(tree):
     (tree / "config/studies/faults.yaml").write_text(yaml.safe_dump(smoke))
     snakemake(tree, "faults", TABLE)
     expected = measurements(tree, "faults")
-    assert expected.height == 6
+    assert expected.height == 9
     for name in ("quantized", "evaluated", "logs", "tables"):
         shutil.rmtree(tree / "results" / name)
     return tree, expected, snapshot(tree)
