@@ -7,6 +7,9 @@ import math
 import os
 import random
 import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -148,9 +151,16 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
     return tasks
 
 
-def refusing_data(name: str, task: suites.Task):
+@contextmanager
+def refusing_data(name: str, task: suites.Task) -> Iterator[None]:
     """Turn what is raised on a hub's data into a refused cell that names the task and their files."""
-    return refusing(f"task {name}", f"its data ({', '.join(suites.document_files({name: task}, ''))})")
+    with refusing(f"task {name}", f"its data ({', '.join(suites.document_files({name: task}, ''))})"):
+        try:
+            yield
+        except MemoryError as error:  # of Python's parser, on a text that is nested too deeply, is no lack of memory
+            if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("ast.py"):
+                raise
+            raise ValueError("a text in it is nested too deeply") from error
 
 
 def build_task(manager, name: str, task: suites.Task, data_root: Path, cache: str | Path):

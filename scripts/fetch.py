@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scripts.lib.hub import client
 from scripts.lib.models import own_code, taking
-from scripts.lib.models.folders import WHOLE, validate_model_folder, weight_map
+from scripts.lib.models.folders import validate_model_folder, weight_map
 from scripts.lib.models.loadable import require_loadable
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import more_memory
@@ -38,7 +38,6 @@ ALLOWED |= {f"torch._utils.{name}" for name in TENSORS} | {f"torch.{kind.__name_
 MOST_COPIES = 4  # of pickled weights that are stored once: tied ones are written twice
 PICKLED = (".bin", ".bin.index.json")
 WEIGHTS = (".safetensors", ".safetensors.index.json", *PICKLED)
-WHOLE_MODEL = {"safetensors": WHOLE, "bin": "pytorch_model.bin"}
 
 
 class Unusable(client.Unavailable):
@@ -134,7 +133,7 @@ def weights_of(names: Set[str], state: Path) -> set[str]:
         ValueError: there are none, or the index names others.
     """
     kind = "bin" if any(name.endswith(".bin") for name in names) else "safetensors"
-    whole, index = WHOLE_MODEL[kind], client.INDEX[kind]
+    whole, index = client.WHOLE[kind], client.INDEX[kind]
     if whole in names:
         return {whole}
     if index not in names:
@@ -178,8 +177,10 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         require_weights_only(path)
         with more_memory(2 * path.stat().st_size + 2**30):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (Excess, MemoryError):
+    except Excess:
         raise
+    except MemoryError:
+        raise Excess(f"{path} takes far more memory than its size, and is not opened") from None
     except Exception as error:
         if is_pickle(path) and (isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)):
             raise ValueError(f"{path} holds more than weights and is not opened") from error

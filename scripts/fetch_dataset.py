@@ -5,6 +5,7 @@ The hub converts data sets by itself, those too whose scripts `datasets` no long
 """
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from scripts.lib.runtime.untrusted import one_line, parse_json
 
 MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
 LONGEST = 10**6  # bytes of a text, as a tokenizer takes memory by the text; in config/README.md
+MOST_ITEMS = 1000  # of a list, as each may become a request to the model; in config/README.md
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
 PLAIN = {"Value", "List", "LargeList", "Sequence", "Translation", "TranslationVariableLanguages", "Json"}
 
@@ -74,29 +76,50 @@ def check(path: Path) -> None:
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows > MOST_ROWS or size > MOST_DECODED:
             raise ValueError(f"it holds more than {MOST_ROWS} rows or {MOST_DECODED} bytes")
-        longest = max((longest_text(column) for column in batch.columns), default=0)
-        if longest > LONGEST:
+        parts = [part for column in batch.columns for part in within(column)]
+        if (longest := max(map(longest_text, parts), default=0)) > LONGEST:
             raise ValueError(f"it has a text of {longest} bytes, and {LONGEST} at most are read")
+        if (most := max(map(longest_list, parts), default=0)) > MOST_ITEMS:
+            raise ValueError(f"it has a list of {most} items, and {MOST_ITEMS} at most are read")
         load(pyarrow.Table.from_batches([batch]))
     if rows != file.metadata.num_rows:
         raise ValueError(f"it says that it has {file.metadata.num_rows} rows, and has {rows}")
 
 
-def longest_text(array: pyarrow.Array) -> int:
-    """Bytes of the longest text, or of what is read like one, in a column that `datasets` knows, at any depth."""
+def within(array: pyarrow.Array) -> Iterator[pyarrow.Array]:
+    """A column that `datasets` knows, and all that is nested in it, at any depth."""
     kind, types = array.type, pyarrow.types
     if isinstance(array, pyarrow.ExtensionArray):
-        return longest_text(array.storage)
-    if types.is_dictionary(kind):
-        return longest_text(array.dictionary)
-    if types.is_nested(kind):
-        inner = [array.field(place) for place in range(kind.num_fields)] if types.is_struct(kind) else [array.values]
-        return max(map(longest_text, inner), default=0)
+        yield from within(array.storage)
+    elif types.is_dictionary(kind):
+        yield from within(array.dictionary)
+    else:
+        yield array
+        if types.is_nested(kind):
+            inner = (
+                [array.field(place) for place in range(kind.num_fields)] if types.is_struct(kind) else [array.values]
+            )
+            for part in inner:
+                yield from within(part)
+
+
+def longest_text(array: pyarrow.Array) -> int:
+    """Bytes of the longest text, or of what is read like one; 0 of other columns."""
+    kind, types = array.type, pyarrow.types
     if types.is_unicode(kind) or types.is_large_unicode(kind) or types.is_binary(kind) or types.is_large_binary(kind):
         return pyarrow.compute.max(pyarrow.compute.binary_length(array)).as_py() or 0
     if types.is_string_view(kind) or types.is_binary_view(kind):
         return longest_text(array.cast(pyarrow.large_binary()))
     return kind.byte_width if types.is_fixed_size_binary(kind) else 0
+
+
+def longest_list(array: pyarrow.Array) -> int:
+    """Items of the longest list; 0 of other columns."""
+    kind, types = array.type, pyarrow.types
+    views = types.is_list_view(kind) or types.is_large_list_view(kind)
+    if views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return pyarrow.compute.max(pyarrow.compute.list_value_length(array)).as_py() or 0
+    return 0
 
 
 def load(table: pyarrow.Table) -> None:

@@ -250,7 +250,9 @@ def redirect(to: str) -> bytes:
     return f"HTTP/1.1 302 Found\r\nLocation: {to}\r\n".encode()
 
 
-@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://localhost/a", "/api/models/org/model/revision/step1"])
+@pytest.mark.parametrize(
+    "to", ["file:///etc/passwd", "ftp://localhost/a", "mailto:x@y", "/api/models/org/model/revision/step1"]
+)
 def test_a_redirect_to_nowhere_is_final(server, to):
     fault = server.fault(LISTING, times=math.inf, raw=redirect(to) + b"Content-Length: 0\r\n\r\n")
     with pytest.raises(client.Unavailable, match=r"org/model at revision step1: the hub leads to no file"):

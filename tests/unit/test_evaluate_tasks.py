@@ -1,16 +1,19 @@
 """Benchmark scores: a real run of lm-eval on a tiny random model."""
 
+import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 import yaml
 
-from scripts.evaluate_tasks import evaluate_tasks
+from scripts.evaluate_tasks import evaluate_tasks, refusing_data
 from scripts.lib.data import harness, suites
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.shortages import Refused
 from tests.unit import benchmark_rows
 from tests.unit.test_task_documents import make, make_corpus
 
@@ -232,6 +235,14 @@ def test_a_model_that_fails_on_the_documents_makes_a_refused_result(root, tmp_pa
     assert results["status"] == "refused"
     assert results["reason"] == "transformers fails on this model: IndexError: index out of range in self"
     assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
+
+
+def test_a_text_that_pythons_parser_gives_up_on_is_no_lack_of_memory():
+    task = SimpleNamespace(data=lambda root: {"test": ["a.parquet"]})
+    with pytest.raises(Refused, match=r"a\.parquet.*nested too deeply"), refusing_data("t", task):
+        ast.literal_eval("[" + "-" * 7000 + "1]")
+    with pytest.raises(MemoryError), refusing_data("t", task):
+        raise MemoryError
 
 
 def test_too_little_memory_fails_the_job(root, tmp_path, monkeypatch):

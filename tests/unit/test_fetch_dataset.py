@@ -248,6 +248,18 @@ def test_a_long_text_is_refused(server, take, monkeypatch, column, kind):
         take("a/test/0000.parquet")
 
 
+@pytest.mark.parametrize("of", [pyarrow.list_, pyarrow.large_list])
+def test_a_long_list_is_refused(server, take, of):
+    """Each choice of a question becomes a request to the model."""
+    choices = [{"text": ["w3"] * 1001}]
+    file = io.BytesIO()
+    table = pyarrow.table({"choices": pyarrow.array(choices, pyarrow.struct({"text": of(pyarrow.string())}))})
+    pyarrow.parquet.write_table(table, file)
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": file.getvalue()})
+    with pytest.raises(client.Unavailable, match="it has a list of 1001 items, and 1000 at most are read"):
+        take("a/test/0000.parquet")
+
+
 def with_features(features: dict | None, **columns) -> bytes:
     """A file that tells `datasets` what its columns are."""
     file = io.BytesIO()

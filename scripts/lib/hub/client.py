@@ -20,6 +20,7 @@ PARTIAL = 206  # status of an answer that goes on in the middle
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES += ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "chat_template.jinja")
 CONFIG_FILES = ("config.json", "generation_config.json")
+WHOLE = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}  # where all weights are in one file
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
 
 
@@ -122,6 +123,7 @@ def model_files(files: dict[str, dict], where: str, code: Iterable[str] = ()) ->
     safe = [name for name in files if "/" not in name and name.endswith(".safetensors")]
     pickled = [name for name in files if "/" not in name and name.endswith(".bin") and name.startswith("pytorch_model")]
     kind, weights = ("safetensors", safe) if safe else ("bin", pickled)
+    weights = [WHOLE[kind]] if WHOLE[kind] in weights else weights
     if not weights:
         raise Unavailable(f"{where} has no weights (neither *.safetensors nor pytorch_model*.bin)")
     if missing := sorted(set(code) - files.keys()):

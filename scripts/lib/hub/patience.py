@@ -80,7 +80,7 @@ def patiently(call, what: str):
             raise Unavailable(f"{what}: access is granted by its owners; ask there, then set HF_TOKEN") from error
         except RepositoryNotFoundError as error:
             raise Unavailable(f"{what}: there is no such repository, or it is private: set HF_TOKEN") from error
-        except (httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
             raise Unavailable(f"{what}: the hub leads to no file ({error}); is HF_ENDPOINT right?") from error
         except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
