@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before auto_gptq imports huggingface_hub: its models are folders
-
 
 def load(folder: str, device: str):
     """A quantized model folder, by auto-gptq's own loader and plain torch kernels."""
@@ -59,5 +57,6 @@ def losses(folder: str, windows: str, out: str, device: str) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before auto_gptq imports huggingface_hub: its models are folders
     for request in json.loads(Path(sys.argv[1]).read_text()):
         {"quantize": quantize, "rewrite": rewrite, "losses": losses}[request.pop("do")](**request)

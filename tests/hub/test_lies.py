@@ -257,7 +257,8 @@ def test_a_redirect_to_nowhere_is_final(server, to):
     fault = server.fault(LISTING, times=math.inf, raw=redirect(to) + b"Content-Length: 0\r\n\r\n")
     with pytest.raises(client.Unavailable, match=r"org/model at revision step1: the hub leads to no file"):
         client.describe_revision(REPO, "step1")
-    assert fault.hits == 1 + patience.MOST_REDIRECTS * to.startswith("/")
+    asked = 1 + patience.MOST_REDIRECTS * to.startswith("/")
+    assert asked <= fault.hits < 2 * asked + 1  # a connection that closes early may be tried once more
 
 
 def test_the_content_of_a_redirect_is_not_kept(server):
