@@ -1,6 +1,5 @@
 """tabulate: everything that was measured for a study, as tidy tables."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -318,11 +317,7 @@ def _numbers(metric: str, value, stderr, baseline, lower, upper, effective) -> d
     """The columns of numbers; the interval is that of the error, see scripts/lib/analysis/metrics.py."""
     relative = metrics.error_of(METRICS[metric], value, baseline)
     numbers = (value, stderr, baseline, value - baseline, relative, lower, upper, effective)
-    return dict(zip((*NUMBERS, "n_effective"), map(_number, numbers), strict=True))
-
-
-def _number(value) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+    return dict(zip((*NUMBERS, "n_effective"), map(intervals.known, numbers), strict=True))
 
 
 def _describe(row: dict, points: dict, recipes: dict) -> dict:

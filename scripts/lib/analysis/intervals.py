@@ -12,6 +12,7 @@ An interval is value +- t x standard error, with the degrees of freedom that the
 tests/simulation.md has the measured coverage, beside that of the percentile bootstrap.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -144,6 +145,11 @@ def interval_of_mean(
     count, average = values.shape[-1], values.mean(axis=-1)
     below, above = (np.sqrt(((values - bound) ** 2).sum(axis=-1)) / count for bound in (lower, upper))
     return average, average - below, average + above
+
+
+def known(value) -> float | None:
+    """A number as tables hold it: None if there is none, or if it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _require_share(confidence: float) -> None:

@@ -224,7 +224,7 @@ def _rows(effects: list[Effect], confidence: float) -> list[dict]:
             _side(place, x, method, value)
             for (place, x), method, value in zip(sides, item.methods, item.values, strict=True)
         )
-        bounds = {"lower": _known(lower), "upper": _known(upper)}
+        bounds = {"lower": intervals.known(lower), "upper": intervals.known(upper)}
         reference = {f"reference_{name}": value for name, value in two.items()}
         rows.append({"replicate": item.pair.row.replicate, **one, **reference, "effect": item.effect, **bounds})
     return rows
@@ -237,12 +237,8 @@ def _side(place: Place, x: float | None, method: str, value: float | None) -> di
         **{name: getattr(place, name) for name in own},
         "method": method,
         "axis_value": None if x is None else float(x),
-        "value": _known(value),
+        "value": intervals.known(value),
     }
-
-
-def _known(value) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 # --- replicates and verdicts -----------------------------------------------------------------------------------------
@@ -329,7 +325,11 @@ def _judge(
         np.array([item.effect for item in found]), influences, direction, smallest, confidence, noise
     )
     row |= {
-        **{"effect": judgement.effect, "lower": _known(judgement.lower), "upper": _known(judgement.upper)},
+        **{
+            "effect": judgement.effect,
+            "lower": intervals.known(judgement.lower),
+            "upper": intervals.known(judgement.upper),
+        },
         **{"runs": judgement.runs, "replicates": ", ".join(item.name for item in found)},
         **{"verdict": judgement.verdict, "runs_needed": judgement.runs_needed, "judgement": judgement},
         **_along_axis(found, confidence),
@@ -391,7 +391,12 @@ def _along_axis(found: list[Replicate], confidence: float) -> dict:
         return {}
     slope, lower, upper = verdicts.across_runs(slopes[known], influences[known], confidence)
     monotone = verdicts.monotone(values, documents, confidence)
-    return {"slope": slope, "slope_lower": _known(lower), "slope_upper": _known(upper), "monotone": monotone}
+    return {
+        "slope": slope,
+        "slope_lower": intervals.known(lower),
+        "slope_upper": intervals.known(upper),
+        "monotone": monotone,
+    }
 
 
 def _adjust(rows: list[dict], confidence: float) -> None:
