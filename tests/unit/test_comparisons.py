@@ -301,13 +301,13 @@ def test_lineage_says_when_a_rate_falls_last():
 def test_the_lineage_of_a_study():
     plan = load_plan("demo")
     rows = {row["trajectory"]: row for row in plan.lineage()}
-    cooldown = rows["demo-peak3e-3-cooldown"]
-    assert (cooldown["kind"], cooldown["parent"], cooldown["parent_step"]) == ("branch", "demo-peak3e-3", 1000)
-    assert (cooldown["decay_start"], cooldown["decay_end"], cooldown["decay_rate"]) == (1000, 1400, 0.003)
+    cooldown = rows["demo-cooldown-seed1-from-2200"]
+    assert (cooldown["kind"], cooldown["parent"], cooldown["parent_step"]) == ("branch", "demo-seed1", 2200)
+    assert (cooldown["decay_start"], cooldown["decay_end"], cooldown["decay_rate"]) == (2200, 2400, 0.006)
     assert cooldown["settings"]["schedule.decay.shape"] == "linear"
-    assert (rows["demo-peak3e-3-lawa"]["kind"], rows["demo-peak3e-3-lawa"]["root"]) == ("average", "demo-peak3e-3")
+    assert (rows["demo-lawa-seed1"]["kind"], rows["demo-lawa-seed1"]["root"]) == ("average", "demo-seed1")
     found = places(plan.circumstances(), plan.lineage())
-    assert {point.replicate for point in found} == {"seed 1"}
+    assert {point.replicate for point in found} == {"seed 1", "seed 2", "seed 3"}
 
 
 def test_ingredients_and_stages_of_published_runs_exist():

@@ -26,7 +26,7 @@ def row(said: str, first: str) -> list[str]:
     return re.search(rf"^{first} .*$", said, re.MULTILINE)[0].split()
 
 
-@pytest.mark.parametrize(("study", "jobs", "quantized"), [("smoke", 49, 8), ("demo", 146, 38)])
+@pytest.mark.parametrize(("study", "jobs", "quantized"), [("smoke", 49, 8), ("demo", 249, 66)])
 def test_a_study_that_is_not_begun(says, study, jobs, quantized):
     said = says(study)
     assert f"jobs: {jobs} to do, {jobs} in all" in said
@@ -34,16 +34,13 @@ def test_a_study_that_is_not_begun(says, study, jobs, quantized):
     assert row(said, "quantize")[-2:] == ["-", "default"]
     assert "downloads of checkpoints: 0.0 GB to fetch, 0.0 GB in all" in said
     assert "default numbers are those of a CPU" in said
-    assert row(said, study if study == "smoke" else "demo-peak3e-3")[-1] == "estimate"
+    assert row(said, study if study == "smoke" else "demo-seed1")[-1] == "estimate"
 
 
 def test_each_claim_with_what_it_will_compare_and_refuse(says):
     said = says("demo")
-    assert "claim `decay-raises`: 2 comparisons in seed 1\n" in said
-    assert "  compares demo-peak3e-3-cooldown step 1400 with demo-peak3e-3 step 1400\n" in said
-    assert (
-        "  refuses demo-peak3e-3-cooldown: 1 checkpoint not settled: rate x weight decay x steps is 0.3 at most" in said
-    )
+    assert "claim `decay-raises`: 9 comparisons in seed 1, seed 2, seed 3\n" in said
+    assert "  compares demo-cooldown-seed1-from-1100 step 1300 with demo-seed1 step 1300\n" in said
     assert re.search(r"varied in runs trained here.*: tokens \d", said)
     assert "varied" not in says("pythia-small")
 
@@ -74,7 +71,7 @@ def test_impossible_numbers_of_jobs(says, number, capsys):
 @pytest.mark.parametrize(
     ("given", "answer"),
     [
-        ("another", "`another`; there are: choose, decay-any-time, demo, "),
+        ("another", "`another`; there are: choose, demo, "),
         ("smokee", "`smokee`; did you mean `smoke`?"),
         ("", "``; there are: "),
     ],
