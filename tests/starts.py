@@ -5,6 +5,7 @@ own does. polars is not among the imports, for it starts threads, which do not o
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -44,6 +45,7 @@ def serve() -> None:
     """Fork for each order, and say its exit status when it has ended; returns in each fork, ready to be Snakemake."""
     for module in SLOW:
         importlib.import_module(module)
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()
