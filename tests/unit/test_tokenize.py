@@ -88,7 +88,9 @@ def test_a_tokenizer_that_is_taken_draws_nothing(inputs, tmp_path):
 
 def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):
     first, _, index = run(inputs, tmp_path)
-    monkeypatch.setattr(stage, "BATCH", 3)
+    monkeypatch.setattr(stage, "BATCH", 9)
+    monkeypatch.setattr(stage, "MOST_CHARACTERS", 60)
+    assert len(set(map(len, stage.within(TEXTS, 60)))) > 1
     second, _, again = run(inputs, tmp_path)
     assert first == second
     assert index.equals(again)
