@@ -212,7 +212,7 @@ def jsonl_rows(path: str, field: str) -> Iterator[Document]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
                     raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from error
                 yield text_of(row, field, f"{path}, line {number}"), f"{path}:{number}"
 
@@ -348,6 +348,10 @@ def text_of(row: dict, field: str, where: str) -> str:
     """The text of a row, or a ValueError that names the place and the field."""
     row = row if isinstance(row, dict) else {}
     if isinstance(row.get(field), str):
+        try:
+            row[field].encode()
+        except UnicodeEncodeError as error:  # of JSON's "\\ud800"
+            raise ValueError(f"{where} has half a character ({error.reason}), which no UTF-8 has") from error
         return row[field]
     has = ", ".join(row) or "no field"
     raise ValueError(f"{where} has no text in field {field!r} (`text_field`); it has {has}")

@@ -12,6 +12,7 @@ import polars as pl
 
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.shortages import Refused, refusing
 
 BATCH = 1024
 MOST_CHARACTERS = 10**7  # that are encoded at once, for each takes 0.2 to 0.4 KB
@@ -30,7 +31,7 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
             `documents` (parquet: document; start and tokens, in tokens of the stream, with the end-of-text token;
             characters; UTF-8 bytes) and `manifest`, which is also returned.
 
-    Raises ValueError if the tokenizer has no end-of-text token.
+    Raises ValueError if the tokenizer has no end-of-text token, or fails on a document, as it may on rare words.
     """
     from transformers import AutoTokenizer
 
@@ -40,7 +41,11 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
     width = np.uint16 if max(len(loaded), largest_id(loaded) + 1) < 2**16 else np.uint32
     Path(out["tokens"]).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=Path(out["tokens"]).parent) as raw:
-        index = encode(text, loaded, raw, width)
+        try:
+            with refusing(f"the tokenizer {tokenizer}", f"a document of {text}"):
+                index = encode(text, loaded, raw, width)
+        except Refused as error:
+            raise ValueError(f"{error}; take another tokenizer, or tell its owners") from error
         count = int(index["tokens"].sum())
         np.save(out["tokens"], np.memmap(raw, dtype=width, mode="r") if count else np.empty(0, dtype=width))
     index.write_parquet(out["documents"], compression="zstd", compression_level=3)

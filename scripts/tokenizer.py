@@ -20,6 +20,7 @@ MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to load a tokeniz
 RUN = 2000  # letters
 SAMPLE = ["", "a b " * (RUN // 4), "ab" * (RUN // 2), *(chr(code) * RUN for code in range(32, 127)), "\n" * RUN]
 SAMPLE += ["def mean(of):\n    return sum(of) / len(of)  # 1.5e-3\n", "Ünïcode, 漢字, кириллица, عربي and 🙂. " * 50]
+LARGEST_ID = 10**7  # of a token, for there are lists by it; the largest known vocabularies have some 300,000 entries
 MOST_TOKENS = 16  # a byte of a document, and as many at its ends
 
 
@@ -164,6 +165,8 @@ def encode_and_save(folder: str, saved: str) -> None:
 def encode_sample(loaded) -> list[list[int]]:
     """The ids of `SAMPLE`; a ValueError where a document has too many tokens, or ids that are none."""
     largest = largest_id(loaded)
+    if largest > LARGEST_ID:
+        raise ValueError(f"it has the id {largest}, and {LARGEST_ID} is the largest that is taken")
     if not isinstance(loaded.eos_token_id, int | None):
         raise ValueError("its `eos_token` is no token")
     plain, marked = encode_batch(loaded, SAMPLE), loaded.backend_tokenizer.encode_batch_fast(SAMPLE)

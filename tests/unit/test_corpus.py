@@ -422,6 +422,8 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, package):
         ({"paths": ["*.nothing"]}, r"'\*\.nothing' in `paths` of the corpus matches no file"),
         ({"paths": ["bad.jsonl"]}, r"bad\.jsonl, line 2 has no text in field 'text' \(`text_field`\); it has other"),
         ({"paths": ["broken.jsonl"]}, r"broken\.jsonl, line 1 is not valid JSON"),
+        ({"paths": ["deep.jsonl"]}, r"deep\.jsonl, line 1 is not valid JSON"),
+        ({"paths": ["half.jsonl"]}, r"half\.jsonl, line 1 has half a character \(surrogates not allowed\)"),
         ({"paths": ["bad.parquet"]}, r"bad\.parquet, row 1 has no text in field 'text' .* it has other"),
         ({"paths": ["latin.txt"]}, r"latin\.txt is not UTF-8 text"),
         ({"minimum_characters": 10**6}, r"corpus tiny: no document of at least 1000000 characters"),
@@ -436,6 +438,8 @@ def test_bad_definitions_have_clear_messages(tmp_path, monkeypatch, change, mess
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"other": "y"}\n')
     (tmp_path / "broken.jsonl").write_text('{"text": \n')
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
+    (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n')
     (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
     pl.DataFrame({"other": ["x"]}).write_parquet("bad.parquet")
     with pytest.raises(ValueError, match=message):

@@ -161,6 +161,14 @@ def test_a_tokenizer_that_grows_is_refused(take, tmp_path, monkeypatch, parts, m
     assert not (tmp_path / "tokenizer").exists()
 
 
+def test_an_id_beyond_all_vocabularies_is_refused(take, tmp_path):
+    """There are lists by ids: of 2^32 they take 34 GB."""
+    model = json.loads(backend(tmp_path))["model"]
+    model["vocab"]["w63"] = 2 * 10**7
+    with pytest.raises(ValueError, match="it has the id 20000000, and 10000000 is the largest that is taken"):
+        take({"tokenizer.json": backend(tmp_path, model=model)})
+
+
 def test_padding_is_not_carried_out(take, tmp_path):
     folder = take({"tokenizer.json": backend(tmp_path, padding=PADDED)})
     assert stage.load(str(folder))("w5 w7").input_ids == [5, 7]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scripts import tokenize as stage
 from scripts.lib.runtime import manifests
-from scripts.tokenizer import tokenizer
+from scripts.tokenizer import tokenizer, try_out
 
 TEXTS = [f"Return the mean of row {number}: ünïcode, " + "again " * (number % 7) for number in range(60)]
 TEXTS += ["A text with <|endoftext|> in its middle.", "x"]
@@ -84,6 +84,19 @@ def test_a_tokenizer_that_is_taken_draws_nothing(inputs, tmp_path):
     tokenizer({"source": "model", "path": str(tmp_path / "drawn")}, "drawn", None, *places)
     encoded = [AutoTokenizer.from_pretrained(folder)(TEXTS).input_ids for folder in (inputs / "tokenizer", places[0])]
     assert encoded[0] == encoded[1]
+
+
+def test_a_document_that_makes_a_tokenizer_panic_is_told(inputs, tmp_path):
+    """By what its trial cannot meet: it takes endless ways to read what stands behind a rare word."""
+    (tmp_path / "in").mkdir()
+    shutil.copytree(inputs / "tokenizer", tmp_path / "in/tokenizer")
+    content = json.loads((inputs / "tokenizer/tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "rare(x+x+)+y"}, "content": ""}
+    (tmp_path / "in/tokenizer/tokenizer.json").write_text(json.dumps(content))
+    try_out(tmp_path / "in/tokenizer")
+    pl.DataFrame({"document": ["0"], "text": ["rare" + "x" * 1000]}).write_parquet(tmp_path / "in/train.parquet")
+    with pytest.raises(ValueError, match=r"^the tokenizer \S+/tokenizer fails on a document of \S+parquet: Panic"):
+        run(tmp_path / "in", tmp_path)
 
 
 def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):
