@@ -277,6 +277,7 @@ def test_a_tensor_in_two_files_is_refused(take, files, tmp_path):
         ({"vocab_size": 10**19}, r"transformers makes no model of its config\.json \(TypeError"),
         ({"num_attention_heads": 0}, r"no model of its config\.json \(ZeroDivisionError"),
         ({"hidden_act": "out of memory"}, r"no model of its config\.json \(KeyError: 'out of memory'"),
+        ({"save_pretrained": 5}, r"config\.json sets save_pretrained, by which transformers works on configs"),
         ({"hidden_size": "many"}, r"no model of its config\.json"),
         ({"transformers_weights": "../other.safetensors"}, "`transformers_weights` chooses other weight files"),
         ({"quantization_config": {"quant_method": "awq"}}, "has a `quantization_config`: it is quantized already"),

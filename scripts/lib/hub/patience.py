@@ -262,7 +262,7 @@ def require_own_pages(response: httpx.Response) -> None:
     following = response.links.get("next", {}).get("url")
     try:
         own = following is None or is_of_hub(response.request.url.join(following))
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):  # of which one does not know the other
         own = False
     if not own:
         raise Unavailable(

@@ -85,6 +85,9 @@ def _problems(folder: Path) -> str:
         try:
             with _at_most(4 * len(tensors) + 100):
                 empty = load_empty(folder)
+            config = empty.config
+            if hidden := sorted(key for key in vars(config) if callable(getattr(type(config), key, None))):
+                return f"config.json sets {', '.join(hidden[:NAMES_SHOWN])}, by which transformers works on configs"
             buffers = sum(buffer.nbytes for buffer in empty.buffers())
             if buffers > stored + MOST_BUFFERS:
                 return f"the model has {buffers} bytes of tables beside its weights, which have {stored}"
@@ -96,7 +99,7 @@ def _problems(folder: Path) -> str:
                 "ignore_mismatched_sizes": True,
             }
             settings["attn_implementation"] = "eager"  # whose shapes are checked without numbers too
-            load = partial(type(empty).from_pretrained, None, config=empty.config, **settings)
+            load = partial(type(empty).from_pretrained, None, config=config, **settings)
             model, info = load(state_dict=tensors)
             tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
             if found := [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]:
