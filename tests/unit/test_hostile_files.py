@@ -184,7 +184,7 @@ def test_weights_of_any_usual_precision_are_taken(take, files, kind):
 
 
 def test_buffers_that_are_no_floats_are_taken(take, tmp_path):
-    """Those that a class keeps with its weights: a scale of 1 in BioGPT-like files, positions, masks."""
+    """As the masks in GPT-2's own files."""
     files = made(tmp_path / "hub/made", "gpt2", n_head=2, n_layer=1, n_embd=48)
     tensors = load(files[WEIGHTS])
     tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.uint8)
