@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scripts import tokenize as stage
 from scripts.lib.runtime import manifests
-from scripts.tokenizer import tokenizer
+from scripts.tokenizer import tokenizer, try_out
 from tests.unit import small_corpus
 from tests.unit.small_corpus import NAMES, VOCABULARY, tokenize_corpus, write_corpus
 
@@ -79,9 +79,24 @@ def test_a_tokenizer_that_is_taken_draws_nothing(inputs, tmp_path):
     assert encoded[0] == encoded[1]
 
 
+def test_a_document_that_makes_a_tokenizer_panic_is_told(inputs, tmp_path):
+    """By what its trial cannot meet: it takes endless ways to read what stands behind a rare word."""
+    (tmp_path / "in").mkdir()
+    shutil.copytree(inputs / "tokenizer", tmp_path / "in/tokenizer")
+    content = json.loads((inputs / "tokenizer/tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "rare(x+x+)+y"}, "content": ""}
+    (tmp_path / "in/tokenizer/tokenizer.json").write_text(json.dumps(content))
+    try_out(tmp_path / "in/tokenizer")
+    pl.DataFrame({"document": ["0"], "text": ["rare" + "x" * 1000]}).write_parquet(tmp_path / "in/text.parquet")
+    with pytest.raises(ValueError, match=r"^the tokenizer \S+/tokenizer fails on a document of \S+parquet: Panic"):
+        run(tmp_path / "in", tmp_path)
+
+
 def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):
     first, _, index = run(inputs, tmp_path)
-    monkeypatch.setattr(stage, "BATCH", 3)
+    monkeypatch.setattr(stage, "BATCH", 9)
+    monkeypatch.setattr(stage, "MOST_CHARACTERS", 60)
+    assert len(set(map(len, stage.within(TEXTS, 60)))) > 1
     second, _, again = run(inputs, tmp_path)
     assert first == second
     assert index.equals(again)
