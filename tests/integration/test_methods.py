@@ -58,7 +58,7 @@ def test_the_page_says_what_works(studied):
 
 
 FAMILIES = ("rtn-w{}-g64", "rtn-w{}-g64-asym", "rtn-w{}-channel", "gptq-w{}-g64", "gptq-w{}-g64-asym")
-FAMILIES += ("gptq-w{}-g64-llmcompressor", "awq-w{}-g64-asym", "autoround-w{}-g64", "hqq-w{}-g64")
+FAMILIES += ("gptq-w{}-g64-natural-llmcompressor", "awq-w{}-g64-asym", "autoround-w{}-g64", "hqq-w{}-g64")
 K_QUANTS = ("q2_k", "q3_k_m", "q4_k_m", "q6_k")
 
 
@@ -77,7 +77,7 @@ def test_more_bits_err_less(losses, family):
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-@pytest.mark.parametrize("library", ["", "-llmcompressor"])
+@pytest.mark.parametrize("library", ["", "-natural-llmcompressor"])
 def test_gptq_beats_round_to_nearest(losses, bits, library):
     for model in MODELS:
         rows = {row["method"]: row for row in losses.filter(trajectory=model).to_dicts()}
@@ -93,7 +93,7 @@ def test_two_implementations_of_gptq_agree(studied, tmp_path, model, bits):
     probe = draw_windows(tokens / "docstrings-validation.npy", {"samples": 256, "window": 128, "seed": 1})
     baseline = window_losses(load_dense(source), probe).mean()
     found = []
-    for name in (f"gptq-w{bits}-g64", f"gptq-w{bits}-g64-llmcompressor"):
+    for name in (f"gptq-w{bits}-g64", f"gptq-w{bits}-g64-natural-llmcompressor"):
         method, differences = recipe_file(name), []
         for seed in DRAWS:
             calibration = draw_windows(tokens / "docstrings-calibration.npy", method["calibration"] | {"seed": seed})
