@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tools import AFTER_CELLS, ROOT, command, copy_tree, edit, job_counts, planned, snakemake, write_own_run
+from tests.tools import (
+    AFTER_CELLS,
+    ROOT,
+    command,
+    copy_tree,
+    edit,
+    job_counts,
+    planned,
+    snakemake,
+    write_model,
+    write_own_run,
+)
 
 
 @pytest.fixture
@@ -190,6 +201,7 @@ def on_slurm(tree: Path, *arguments: str, site: str = "", fails: bool = False) -
 @pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml")))
 def test_every_study_can_be_planned_on_one_machine_and_for_a_cluster(fresh, study):
     write_own_run(fresh)
+    write_model(fresh / ".smollm2/model")  # which `make methods REAL=1` fetches
     jobs = planned(fresh, study)
     assert {"corpus", "quantize", "evaluate_loss"} | AFTER_CELLS.keys() <= jobs.keys()
     said = on_slurm(fresh, "--configfile", f"config/studies/{study}.yaml")
