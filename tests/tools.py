@@ -23,6 +23,7 @@ DERIVED = (
     ".venv",
     ".venv-auto-gptq",
     ".llama.cpp",
+    ".smollm2",
     ".snakemake",
     "resources",
     "results",

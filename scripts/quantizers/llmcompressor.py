@@ -29,7 +29,10 @@ ABOUT = {
                 "group_size": "group_size",
                 "symmetric": "symmetric",
                 "damping": "damping",
-                "desc_act": "desc_act",
+                "desc_act": {
+                    "type": "boolean",
+                    "description": "Columns in the order of falling activation; groups stay those of neighbours.",
+                },
                 "transform": "transform",
                 "calibration": "calibration",
             },

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from tests.benchmarks import measures
 
 METHODS = (
-    *("rtn-w3-g64", "gptq-w3-g64", "gptq-w3-g64-llmcompressor", "awq-w4-g64-asym", "spinquant-w3-g64"),
+    *("rtn-w3-g64", "gptq-w3-g64", "gptq-w3-g64-natural-llmcompressor", "awq-w4-g64-asym", "spinquant-w3-g64"),
     *("autoround-w3-g64", "hqq-w3-g64", "mixed-w3-g64", "nf4", "mxfp4"),
 )
 

@@ -47,4 +47,4 @@ def test_each_reads_the_others_files(environment, tiny_model, tmp_path):
 
 def test_without_cuda_it_is_refused(tiny_model):
     with pytest.raises(Refused, match="CUDA only"):
-        load_quantizer("autogptq")(tiny_model, recipe("gptq-w4-g128-autogptq"), CALIBRATION, "cpu")
+        load_quantizer("autogptq")(tiny_model, recipe("gptq-w4-g128-natural-autogptq"), CALIBRATION, "cpu")

@@ -1,4 +1,4 @@
-"""The study of methods: its page is true, more bits err less, and two implementations of GPTQ agree. An hour in all."""
+"""The study of methods: its page is true, more bits err less, and two GPTQs agree on small models. An hour in all."""
 
 import re
 import subprocess
@@ -41,11 +41,14 @@ def losses(studied):
 
 def statuses(page):
     """Method -> whether it works or is refused, model by model."""
-    rows = re.findall(r"^\| `([\w-]+)` \|[^|]*\|[^|]*\|(.*)\|$", page, re.MULTILINE)
+    table = page.split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \|[^|]*\|[^|]*\|(.*)\|$", table, re.MULTILINE)
     return {name: [status(cell) for cell in cells.split("|")] for name, cells in rows}
 
 
 def status(cell):
+    if not cell.strip():
+        return "not run"
     return re.fullmatch(r" (refused) \(\d+\) | [+-]\d+\.\d ± \d+\.\d ", cell)[1] or "works"
 
 
@@ -54,11 +57,11 @@ def test_the_page_says_what_works(studied):
     assert kept == made
     assert len(made) > 40
     everywhere = [cells for name, cells in made.items() if name.startswith(("rtn", "gptq", "hqq", "nf4"))]
-    assert set().union(*everywhere) == {"works"}
+    assert set().union(*everywhere) <= {"works", "not run"}
 
 
 FAMILIES = ("rtn-w{}-g64", "rtn-w{}-g64-asym", "rtn-w{}-channel", "gptq-w{}-g64", "gptq-w{}-g64-asym")
-FAMILIES += ("gptq-w{}-g64-llmcompressor", "awq-w{}-g64-asym", "autoround-w{}-g64", "hqq-w{}-g64")
+FAMILIES += ("gptq-w{}-g64-natural-llmcompressor", "awq-w{}-g64-asym", "autoround-w{}-g64", "hqq-w{}-g64")
 K_QUANTS = ("q2_k", "q3_k_m", "q4_k_m", "q6_k")
 
 
@@ -77,7 +80,7 @@ def test_more_bits_err_less(losses, family):
 
 
 @pytest.mark.parametrize("bits", [2, 3])
-@pytest.mark.parametrize("library", ["", "-llmcompressor"])
+@pytest.mark.parametrize("library", ["", "-natural-llmcompressor"])
 def test_gptq_beats_round_to_nearest(losses, bits, library):
     for model in MODELS:
         rows = {row["method"]: row for row in losses.filter(trajectory=model).to_dicts()}
@@ -86,14 +89,18 @@ def test_gptq_beats_round_to_nearest(losses, bits, library):
 
 @pytest.mark.parametrize("bits", [2, 3])
 @pytest.mark.parametrize("model", ["methods-llama", "methods-gpt-neox"])
-def test_two_implementations_of_gptq_agree(studied, tmp_path, model, bits):
-    """The means of their loss differences over three draws of calibration text lie within two deviations of a draw."""
+def test_two_implementations_of_gptq_agree_on_small_models(studied, tmp_path, model, bits):
+    """The means of their loss differences over three draws of calibration text lie within two deviations of a draw.
+
+    Their orders of columns differ, which costs nothing here: inputs of these models have no outliers. On a real model
+    it does (config/recipes/README.md).
+    """
     source = studied / f"resources/checkpoints/{model}/step-500/model"
     tokens = studied / "resources/tokens/docstrings-2048"
     probe = draw_windows(tokens / "docstrings-validation.npy", {"samples": 256, "window": 128, "seed": 1})
     baseline = window_losses(load_dense(source), probe).mean()
     found = []
-    for name in (f"gptq-w{bits}-g64", f"gptq-w{bits}-g64-llmcompressor"):
+    for name in (f"gptq-w{bits}-g64", f"gptq-w{bits}-g64-natural-llmcompressor"):
         method, differences = recipe_file(name), []
         for seed in DRAWS:
             calibration = draw_windows(tokens / "docstrings-calibration.npy", method["calibration"] | {"seed": seed})

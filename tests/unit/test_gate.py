@@ -127,7 +127,7 @@ def test_a_loss_that_moved_is_caught(rounded):
     assert "nan in memory" in rounded.reason(losses=[float("nan")] * len(losses))
 
 
-@pytest.mark.parametrize("method", ["gptq-w3-g64", "gptq-w3-g64-llmcompressor"])
+@pytest.mark.parametrize("method", ["gptq-w3-g64", "gptq-w3-g64-natural-llmcompressor"])
 def test_swapped_scales_are_caught(tiny_model, tmp_path, method):
     saved = Saved(tiny_model, tmp_path, recipe(method))
     ending = "scales" if "gptqmodel" in recipe(method)["library"] else "weight_scale"

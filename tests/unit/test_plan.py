@@ -305,8 +305,8 @@ def test_a_local_run(write, tiny_model):
 
 @pytest.mark.parametrize("study", sorted(Path("config/studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies_are_correct(study):
-    if study.stem == "choose":
-        pytest.skip("a template for a run of the user's; tests/workflow/test_dryruns.py plans it with one")
+    if study.stem in ("choose", "methods-real"):
+        pytest.skip("of models on disk, which are not here; tests/workflow/test_dryruns.py plans it with some")
     config = read_yaml("config/default.yaml")
     update_config(config, read_yaml(study))
     made = make_plan(config)

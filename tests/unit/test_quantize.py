@@ -33,7 +33,7 @@ CALIBRATION, PROBE = DRAW.integers(1, 64, size=(16, 32)), DRAW.integers(1, 64, s
 ONE_OF_EACH = {
     "rtn": "rtn-w3-g32",
     "gptqmodel": "gptq-w3-g64",
-    "llmcompressor": "gptq-w3-g64-llmcompressor",
+    "llmcompressor": "gptq-w3-g64-natural-llmcompressor",
     "bitsandbytes": "nf4",
     "autoround": "autoround-w3-g64",
     "hqq": "hqq-w3-g64",
@@ -94,7 +94,7 @@ def test_each_library_on_each_architecture(tiny_model, tmp_path, library, reques
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
-@pytest.mark.parametrize("name", ["gptq-w3-g64", "gptq-w3-g64-llmcompressor"])
+@pytest.mark.parametrize("name", ["gptq-w3-g64", "gptq-w3-g64-natural-llmcompressor"])
 def test_gptq_at_all_bits(tiny_model, tmp_path, near_gate, name, bits):
     result = run(tiny_model, name, tmp_path, bits=bits)
     assert result["status"] == "ok", result["reason"]
@@ -107,9 +107,9 @@ def test_gptq_at_all_bits(tiny_model, tmp_path, near_gate, name, bits):
         ("gptq-w4-channel", {}),
         ("gptq-w3-g64-act", {}),
         ("gptaq-w3-g64", {}),
-        ("gptq-w3-g64-act-llmcompressor", {}),
-        ("gptq-w3-g64-llmcompressor", {"symmetric": False}),
-        ("gptq-w3-g64-llmcompressor", {"group_size": -1}),
+        ("gptq-w3-g64-static-llmcompressor", {}),
+        ("gptq-w3-g64-natural-llmcompressor", {"symmetric": False}),
+        ("gptq-w3-g64-natural-llmcompressor", {"group_size": -1}),
         ("autoround-w3-g64", {"group_size": -1}),
         ("rtn-w4-channel", {}),
         ("fp4", {}),
@@ -120,7 +120,7 @@ def test_gptq_at_all_bits(tiny_model, tmp_path, near_gate, name, bits):
         ("fp8", {}),
         ("fp6", {}),
         ("smoothquant-w4-g64", {}),
-        ("awq-gptq-w3-g64-llmcompressor", {}),
+        ("awq-gptq-w3-g64-natural-llmcompressor", {}),
     ],
 )
 def test_every_other_method_passes_the_gate(tiny_model, tmp_path, near_gate, name, changes):
@@ -128,7 +128,7 @@ def test_every_other_method_passes_the_gate(tiny_model, tmp_path, near_gate, nam
     assert result["status"] == "ok", result["reason"]
 
 
-@pytest.mark.parametrize("name", ["spinquant-w3-g64", "spinquant-gptq-w3-g64-llmcompressor"])
+@pytest.mark.parametrize("name", ["spinquant-w3-g64", "spinquant-gptq-w3-g64-natural-llmcompressor"])
 def test_rotations_suit_only_models_with_rmsnorm(tiny_model, tmp_path, near_gate, name):
     result = run(tiny_model, name, tmp_path)
     if tiny_model.name == "llama":
@@ -139,7 +139,9 @@ def test_rotations_suit_only_models_with_rmsnorm(tiny_model, tmp_path, near_gate
 
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
-@pytest.mark.parametrize("name", ["rtn-w3-g32", "gptq-w3-g64", "gptq-w3-g64-llmcompressor", "nf4", "awq-w4-g64-asym"])
+@pytest.mark.parametrize(
+    "name", ["rtn-w3-g32", "gptq-w3-g64", "gptq-w3-g64-natural-llmcompressor", "nf4", "awq-w4-g64-asym"]
+)
 def test_twice_gives_identical_weights(tiny_model, tmp_path, near_gate, name):
     revisions = set()
     for folder in (tmp_path / "1", tmp_path / "2"):

@@ -15,7 +15,9 @@ GPTQ = yaml.safe_load(Path("config/recipes/gptq-w3-g64.yaml").read_text())
 MIXED = yaml.safe_load(Path("config/recipes/mixed-w3-g64.yaml").read_text())
 
 LIBRARY_OF = {"gptq": "gptqmodel", "rtn": "rtn"}  # of algorithms that several have, where a name does not say it
-NAME = re.compile(rf"([a-z-]+)-w(\d)-(?:g(\d+)|channel)(-asym)?(-act)?(-(?:{'|'.join(libraries())}))?(-c4)?")
+NAME = re.compile(
+    rf"([a-z-]+)-w(\d)-(?:g(\d+)|channel)(-asym)?(-natural|-act|-static)?(-(?:{'|'.join(libraries())}))?(-c4)?"
+)
 
 
 def method_of(recipe):
@@ -25,6 +27,15 @@ def method_of(recipe):
         return rounding
     transform = recipe["transform"]["algorithm"]
     return transform if rounding == "rtn" else f"{transform}-{rounding}"
+
+
+def order_of(recipe):
+    """How a recipe's name tells the order of columns: not if it is GPTQModel's own, or there is no group to keep."""
+    if recipe["algorithm"] != "gptq" or recipe.get("act_group_aware"):
+        return ""
+    if recipe["desc_act"]:
+        return "-static" if recipe["library"] == "llmcompressor" else "-act"
+    return "" if recipe["group_size"] == -1 else "-natural"
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -40,7 +51,7 @@ def test_recipe_is_valid_and_says_what_its_name_says(name):
     assert recipe.get("bits", recipe.get("average_bits")) == int(bits)
     assert recipe["group_size"] == int(group or -1)
     assert recipe.get("symmetric", True) == (not asymmetric)
-    assert recipe.get("desc_act", False) == bool(ordered)
+    assert order_of(recipe) == (ordered or "")
     assert (recipe.get("calibration", {}).get("corpus") == "c4") == bool(corpus)
     having = {name for name, known in libraries().items() if recipe["algorithm"] in known.algorithms}
     plain = having if len(having) == 1 else {LIBRARY_OF[recipe["algorithm"]]}

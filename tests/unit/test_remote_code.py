@@ -143,7 +143,7 @@ def test_a_quantized_model_carries_its_code(take, tmp_path, new_process, method)
     ("method", "reason"),
     [
         ("awq-w4-g64-asym", "awq does not know the blocks of models that run by code"),
-        ("gptq-w4-g128-autogptq", "auto-gptq .* transformers 4"),
+        ("gptq-w4-g128-natural-autogptq", "auto-gptq .* transformers 4"),
     ],
 )
 def test_what_does_not_suit_own_code_is_refused(take, tmp_path, method, reason):

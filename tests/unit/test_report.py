@@ -11,6 +11,7 @@ import pytest
 from scripts.lib.analysis.metrics import TASK, rows_in
 from scripts.lib.report.captions import caption
 from scripts.lib.report.numbers import effect
+from scripts.lib.report.tables import described
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
 from tests.unit import planted
@@ -190,8 +191,15 @@ def test_methods_are_described(page):
     head, first, second = rows(page, "methods")
     assert head[:4] == ["recipe", "algorithm", "library", "bits"]
     assert first[:7] == ["awq-gptq-w3", "awq + gptq", "llmcompressor 0.14.0.1", "3", "32", "yes", "3.50"]
-    assert first[7:] == ["0.2417 [0.2000, 0.3000]", "corpus docstrings, samples 128", "12"]
-    assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "0.1000 [0.1000, 0.1000]", "–", "2"]
+    assert first[7:] == ["–", "0.2417 [0.2000, 0.3000]", "corpus docstrings, samples 128", "12"]
+    assert second == ["mixed", "gguf", "gguf", "mixed", "256", "no", "4.25", "–", "0.1000 [0.1000, 0.1000]", "–", "2"]
+
+
+def test_methods_are_described_by_the_loss_that_they_add():
+    losses = pl.DataFrame({"method": ["mixed", "mixed", "none"], "difference": [0.1, 0.3, 0.0]})
+    losses = losses.with_columns(metric=pl.lit("cross_entropy"), subset=pl.lit(None, pl.String))
+    page = described(METHODS, losses).as_raw_html()
+    assert [row[7] for row in rows(page, "methods")] == ["loss added", "–", "+0.20 [+0.10,\u00a0+0.30]"]
 
 
 def test_noise_is_told_by_source_or_why_it_is_not(page):

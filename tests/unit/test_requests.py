@@ -103,6 +103,6 @@ def test_methods_that_work_more_ask_for_more():
     def passes(name):
         return requests.forward_passes(load_recipe("config/recipes", name), LARGE)
 
-    assert passes("gptq-w3-g64") < passes("awq-gptq-w3-g64-llmcompressor")
+    assert passes("gptq-w3-g64") < passes("awq-gptq-w3-g64-natural-llmcompressor")
     assert passes("gptq-w3-g64") < passes("autoround-w3-g64") == 6 * 100 * 8 / 128
     assert passes("mixed-w3-g64") == 2 * 7 * LARGE.blocks * 4

@@ -19,6 +19,7 @@ from tests.tools import (
     job_counts,
     planned,
     snakemake,
+    write_model,
     write_own_run,
 )
 
@@ -184,6 +185,7 @@ def on_slurm(tree: Path, *arguments: str, site: str = "", fails: bool = False) -
 @pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml")))
 def test_every_study_can_be_planned_on_one_machine_and_for_a_cluster(fresh, study):
     write_own_run(fresh)
+    write_model(fresh / ".smollm2/model")  # which `make methods REAL=1` fetches
     jobs = planned(fresh, study)
     assert {"corpus", "quantize", "evaluate_loss"} | AFTER_CELLS.keys() <= jobs.keys()
     said = on_slurm(fresh, "--configfile", f"config/studies/{study}.yaml")

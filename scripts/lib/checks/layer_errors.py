@@ -1,4 +1,8 @@
-"""What quantization did to each layer: one row a layer, for later analysis."""
+"""What quantization did to each layer: one row a layer, for later analysis.
+
+These errors show where and how far a method moved weights. What it adds to the loss they do not tell: see
+config/recipes/README.md, "On a real pretrained model".
+"""
 
 import polars
 import torch

@@ -165,8 +165,10 @@ def compared(comparisons: pl.DataFrame) -> GT:
     return shown.cols_align("right", ["effect (documents' interval)"])
 
 
-def described(methods: pl.DataFrame) -> GT:
-    """One row a method: what it does, with which library, at how many bits, and its weight error."""
+def described(methods: pl.DataFrame, measurements: pl.DataFrame) -> GT:
+    """One row a method: what it does, with which library, at how many bits, the loss it added, and its weight error."""
+    losses = rows_of(measurements, CROSS_ENTROPY).group_by("method").agg(*_spread("difference"))
+    losses = methods.select("method").join(losses, on="method", how="left", maintain_order="left").drop("method")
     errors = methods.select("weight_error", "weight_error_lowest", "weight_error_highest").iter_rows()
     frame = methods.select(
         pl.col("method").alias("recipe"),
@@ -176,12 +178,13 @@ def described(methods: pl.DataFrame) -> GT:
         pl.col("group_size").cast(pl.Int64),
         pl.when("symmetric").then(pl.lit("yes")).otherwise(pl.lit("no")).alias("symmetric"),
         "bits_per_weight",
+        _texts("loss added", (with_interval(*row, sign=True) for row in losses.iter_rows())),
         _texts("weight error", (f"{mean:.4f} [{low:.4f}, {high:.4f}]" for mean, low, high in errors)),
         pl.col("calibration").cast(pl.String).replace("", None),
         "cells",
     )
     shown = table("methods", frame, "No cell was quantized.").fmt_number("bits_per_weight", decimals=2)
-    return wrapped(shown.cols_align("right", ["bits", "weight error"]), "calibration")
+    return wrapped(shown.cols_align("right", ["bits", "loss added", "weight error"]), "calibration")
 
 
 def noisy(noise: pl.DataFrame) -> GT:
@@ -308,6 +311,12 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _spread(column: str) -> list[pl.Expr]:
+    """Mean, lowest and highest of a column."""
+    values = pl.col(column)
+    return [values.mean(), values.min().alias("lowest"), values.max().alias("highest")]
 
 
 def _size(count: float) -> str:
