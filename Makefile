@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
 UNIT_TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 tests/unit tests/hub tests/workflow
 WHOLE_RUNS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm tests/integration tests/benchmarks
 
-.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report smoke test test-full benchmark lint format lock
+.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
 
 setup: .venv/done ## the environment, with pip
 
@@ -69,6 +69,12 @@ methods: setup llama-quantize ## every method on every class of model, and the t
 
 report: setup ## the report of what STUDY has so far, at any time, to results/partial/STUDY
 	$(BIN)/python -m scripts.commands.report $(STUDY) $(CONFIG)
+
+publish-study: setup ## what the report of STUDY rests on, finished or not, to reports/published/STUDY, for the repository
+	$(BIN)/python -m scripts.commands.publish_study $(STUDY) $(CONFIG)
+
+redraw: setup ## verdicts, figures and report of the published STUDY from reports/published/STUDY alone, to results/redrawn/STUDY
+	$(BIN)/python -m scripts.commands.redraw $(STUDY)
 
 smoke: setup ## every stage once, very small
 	$(SNAKEMAKE) --configfile config/studies/smoke.yaml
