@@ -66,11 +66,11 @@ def training_log(plan: Plan) -> pl.DataFrame:
 
 
 def about_study(plan: Plan) -> dict:
-    """What a study is called, and by what it was run: the commit, the day, the machine and its settings."""
-    study = plan.config["study"]
+    """What a study is called, with its scale, and by what it was run: commit, day, machine."""
+    study, scale = plan.config["study"], plan.config.get("scale")
     return {
-        "study": study["name"],
-        "title": study["title"],
+        "study": "-".join([study["name"], *([scale["name"]] if scale else [])]),
+        "title": study["title"] + (f", at scale {scale['name']}" if scale else ""),
         "theme": plan.config["plot"],
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
