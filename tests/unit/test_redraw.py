@@ -1,6 +1,7 @@
 """Published studies: all that their reports rest on is in their folder, and says again what was published."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from scripts.commands.publish_study import publish
+from scripts.commands.publish_study import about_study, publish, training_log
 from scripts.commands.redraw import redraw, tables_of
 from scripts.commands.report import with_lacking
 from scripts.lib.report import published
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.study.claims import fix, hash_of
+from scripts.lib.study.plan import load_plan
 from scripts.tabulate import tabulate
 from tests.unit import planted
 from tests.unit.synthetic_study import METHODS, two_peaks, write_loss, write_study
@@ -42,9 +44,12 @@ def planted_study(tmp_path_factory) -> dict:
     claims = {name: planted.claim(name) for name in ("decay-raises", "rate-not-tokens")}
     record = folder / "claims.jsonl"
     fix(claims, record, 0)
+    again = folder / "again.parquet"
+    tabulate(**study.arguments())["measurements"].with_columns(pl.col("value") * 1.01).write_parquet(again)
     curve = {"trajectory": "run-1", "steps": [0, 2400], "tokens": [0, 7_372_800], "learning_rate": [0.0, 6e-3]}
     return study.arguments() | {
         **{"claims": claims, "lineage": lineage, "record": record, "schedules": [curve]},
+        "repeat": again,
         "neighbours": [[("run-1", f"step-{step}") for step in planted.ENDS]],
         "runs": [run | {"coordinates": {"seed": int(run["root"][4:])}} for run in study.runs()],
     }
@@ -94,6 +99,23 @@ def test_the_page_says_what_is_missing(made):
     assert page.count("| supported |") == 2
     assert "a | b" in page.partition("| Claim |")[0]
     assert pl.read_parquet(made / published.TRAINING).equals(TRAINING)
+
+
+def test_logs_of_all_runs_are_published_and_the_scale_is_named(tmp_path):
+    changes = tmp_path / "changes.yaml"
+    changes.write_text(f"folders: {{resources: {tmp_path}}}\nscale: {{name: same}}\n")
+    plan = load_plan("smoke", str(changes))
+    assert training_log(plan).is_empty()
+    for link, steps in (("from-0", (10, 20)), ("from-20", (30, 40))):
+        path = Path(plan.paths.link("smoke", link), "log.parquet")
+        path.parent.mkdir(parents=True)
+        pl.DataFrame({"step": steps, "loss": 5.0, "learning_rate": 0.1}).write_parquet(path)
+    log = training_log(plan)
+    assert log.select("trajectory", "step").rows() == [("smoke", step) for step in (10, 20, 30, 40)]
+    about = about_study(plan)
+    assert (about["study"], about["title"][-14:]) == ("smoke-same", " at scale same")
+    assert about["machine"]["cores"] > 0
+    assert re.fullmatch("[0-9a-f]{40}(, changed)?", about["commit"] or "0" * 40)
 
 
 def test_nothing_is_published_of_a_study_without_results(tmp_path, planted_study):
