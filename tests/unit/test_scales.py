@@ -18,7 +18,7 @@ STUDIES = {
     "decay-length": {"long-decay-lowers": 15, "decay-raises": 18},
     "peak-rate": {"peak-lowers": 9},
     "weight-decay": {"weight-decay-lowers": 9},
-    "averaging": {"lawa-lowers": 9, "lawa-beats-cooldown": 9},
+    "averaging": {"lawa-lowers": 9, "lawa-beats-cooldown": 9, "swa-reverses": 9},
 }
 SCALES = sorted(path.stem for path in Path("config/scales").glob("*.yaml"))
 SCALE = {"name": "large", "times": {"steps": 10, "peak": 0.5, "weight_decay": 0.2}, "run": {"window": 256}}

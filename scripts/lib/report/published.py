@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis.tables import CELL
-from scripts.lib.runtime import manifests
 
 FOLDER = Path("reports/published")
 MOST_BYTES = 20_000_000  # of the whole folder
@@ -40,12 +39,10 @@ def pack(folder: Path, arguments: dict, tables: dict[str, pl.DataFrame], lacking
         lacking: rows of the table `missing` that tabulate does not know: what was not measured yet.
     """
     plan = {name: value for name, value in arguments.items() if name not in MADE} | {"lacking": lacking}
-    manifests.write(folder / PLAN, plan)
+    (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
     record = Path(arguments.get("record") or folder / "none")
     (folder / CLAIMS).write_text(record.read_text() if record.is_file() else "")
-    rows = [
-        {"kind": kind, "text": json.dumps(manifests.read(path))} for kind in MANIFEST_KINDS for path in arguments[kind]
-    ]
+    rows = [{"kind": kind, "text": Path(path).read_text()} for kind in MANIFEST_KINDS for path in arguments[kind]]
     for kind in MEASURED_KINDS:
         rows += [{"kind": kind, "text": json.dumps(_metadata(path))} for path in arguments[kind]]
         frames = [frame for path in arguments[kind] if (frame := _measured(path)) is not None]
@@ -64,13 +61,13 @@ def unpack(folder: Path, scratch: Path) -> dict:
         folder: the published study.
         scratch: where the files that tabulate reads are written.
     """
-    arguments, texts = manifests.read(folder / PLAN), pl.read_parquet(folder / MANIFESTS)
+    arguments, texts = json.loads((folder / PLAN).read_text()), pl.read_parquet(folder / MANIFESTS)
     for kind in MANIFEST_KINDS:
-        arguments[kind] = []
-        for number, text in enumerate(texts.filter(kind=kind)["text"]):
-            path = scratch / kind / f"{number}.json"
-            manifests.write(path, json.loads(text))
-            arguments[kind].append(path)
+        (scratch / kind).mkdir()
+        found = texts.filter(kind=kind)["text"].to_list()
+        arguments[kind] = [scratch / kind / f"{number}.json" for number in range(len(found))]
+        for path, text in zip(arguments[kind], found, strict=True):
+            path.write_text(text)
     for kind in MEASURED_KINDS:
         found = [json.loads(text) for text in texts.filter(kind=kind)["text"]]
         arguments[kind] = list(_write_measured(folder / f"{kind}.parquet", found, scratch / kind))

@@ -10,7 +10,7 @@ from scripts.lib.runtime.config_files import ConfigError, validate
 
 TIMES = {  # what each factor multiplies, as dotted keys of trajectory files
     "steps": (
-        *("keep", "restart", "stride", "branch.step", "schedule.warmup", "schedule.end"),
+        *("keep", "restart", "stride", "half_life", "branch.step", "schedule.warmup", "schedule.end"),
         *("schedule.decay.start", "schedule.decay.end"),
     ),
     "peak": ("schedule.peak",),
