@@ -18,6 +18,7 @@ STUDIES = {
     "decay-length": {"long-decay-lowers": 15, "decay-raises": 18},
     "peak-rate": {"peak-lowers": 9},
     "weight-decay": {"weight-decay-lowers": 9},
+    "cosine-vs-wsd": {"rate-not-tokens": 12, "tokens-raise": 12},
     "averaging": {"lawa-lowers": 9, "lawa-beats-cooldown": 9, "swa-reverses": 9},
 }
 SCALES = sorted(path.stem for path in Path("config/scales").glob("*.yaml"))
@@ -39,7 +40,7 @@ def test_a_study_compares_three_seeds_at_every_scale(study, scale):
         selection = comparisons.select(plan.claims[name]["compare"], found)
         assert len(selection.pairs) == number
         assert {pair.row.replicate for pair in selection.pairs} == {"seed 1", "seed 2", "seed 3"}
-        assert not selection.refused
+        assert all(name.startswith("cosine-") for name, _ in selection.refused), "which have no cooldowns"
         assert not selection.absent
     assert list(plan.claims) == list(STUDIES[study])
 
@@ -96,6 +97,13 @@ def test_a_piecewise_schedule_is_refused():
     schedule = {"name": "piecewise", "segments": [{"until": 10, "shape": "constant", "from": 0.1}]}
     with pytest.raises(ConfigError, match=r"^t.yaml: schedule: `piecewise` has no scales"):
         of_trajectory(RUN | {"schedule": schedule}, SCALE, Path("t.yaml"))
+
+
+def test_a_family_of_models_has_one_size():
+    sizes = read_yaml("config/trajectories/sizes.yaml")
+    with pytest.raises(ConfigError, match="members differ in `model`, which the scale `large` replaces"):
+        of_trajectory(sizes, SCALE | {"run": {"model": RUN["model"]}}, Path("sizes.yaml"))
+    assert of_trajectory(sizes, SCALE, Path("sizes.yaml"))["window"] == 256
 
 
 def test_what_a_scale_makes_of_a_run_has_to_fit():

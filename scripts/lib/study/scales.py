@@ -70,7 +70,8 @@ def of_trajectory(content: dict, scale: dict | None, path: Path) -> dict:
         path: of the file, for messages.
 
     Raises:
-        ConfigError: its schedule is a list of segments, or it does not fit its schema any more.
+        ConfigError: its schedule is a list of segments, the scale replaces what its members differ in, or it does not
+            fit its schema any more.
     """
     if scale is None or content["source"] not in ("train", "average"):
         return content
@@ -82,9 +83,24 @@ def of_trajectory(content: dict, scale: dict | None, path: Path) -> dict:
     if "axes" in content:
         found["axes"] = {axis: _axis(axis, values, scale) for axis, values in content["axes"].items()}
     if content["source"] == "train" and "branch" not in content:
-        found |= scale.get("run", {})
+        found |= _replacing(content, scale, path)
     validate(found, "trajectory", f"{path}, at scale `{scale['name']}`")
     return found
+
+
+def _replacing(content: dict, scale: dict, path: Path) -> dict:
+    """What replaces keys of a run; none of them may be what its family varies."""
+    varied = {key.partition(".")[0] for axis in content.get("axes", {}).items() for key in _keys(*axis)}
+    if both := sorted(varied & scale.get("run", {}).keys()):
+        raise ConfigError(
+            f"{path}: its members differ in `{both[0]}`, which the scale `{scale['name']}` replaces: run it without"
+        )
+    return scale.get("run", {})
+
+
+def _keys(axis: str, values: list | dict) -> list[str]:
+    """The dotted keys that an axis varies."""
+    return [axis] if isinstance(values, list) else [key for part in values.values() for key in part]
 
 
 def _axis(axis: str, values: list | dict, scale: dict) -> list | dict:
