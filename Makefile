@@ -8,7 +8,7 @@ UNIT_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 # Three at once on two cores, for the tests of Slurm mostly wait.
 WHOLE_RUNS := $(BIN)/python -m pytest -n 3 $(BY_FILE) tests/slurm tests/integration tests/benchmarks
 
-.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report smoke test test-full benchmark lint format lock
+.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
 
 setup: .venv/done ## the environment, with pip
 
@@ -78,6 +78,12 @@ methods: setup $(if $(REAL),.smollm2/model/tokenizer.json,llama-quantize) ## the
 
 report: setup ## the report of what STUDY has so far, at any time, to results/partial/STUDY
 	$(BIN)/python -m scripts.commands.report $(STUDY) $(CONFIG)
+
+publish-study: setup ## what the report of STUDY rests on, finished or not, to reports/published/STUDY, for the repository
+	$(BIN)/python -m scripts.commands.publish_study $(STUDY) $(CONFIG)
+
+redraw: setup ## verdicts, figures and report of the published STUDY from reports/published/STUDY alone, to results/redrawn/STUDY
+	$(BIN)/python -m scripts.commands.redraw $(STUDY)
 
 smoke: setup ## every stage once, very small
 	$(SNAKEMAKE) --configfile config/studies/smoke.yaml

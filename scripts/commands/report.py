@@ -33,35 +33,46 @@ def render(plan: Plan, going_on: bool) -> Path:
     Returns:
         The page.
     """
-    study, settings = plan.config["study"], plan.config["tabulate"]
+    study, theme = plan.config["study"], plan.config["plot"]
     place = Path(plan.paths.partial(study["name"]))
-    found, absent = results(plan), list(lacking(plan, going_on))
-    tables = tabulate(
-        study["name"],
-        coordinates.runs(plan),
-        plan.circumstances(),
-        plan.schedules(),
-        *(found[kind] for kind in ("checkpoints", "quantized", "losses", "tasks")),
-        plan.paths.benchmarks(""),
-        settings["confidence"],
-        plan.refused_cells(),
-        plan.neighbours,
-        *repeat(plan),
-        plan.claims,
-        plan.lineage(),
-        plan.paths.claims(study["name"]),
-    )
-    rows = [dict.fromkeys(MISSING) | {"study": study["name"]} | row for row in absent]
-    tables["missing"] = pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])
+    absent = list(lacking(plan, going_on))
+    tables = with_lacking(tabulate(**arguments(plan)), study["name"], absent)
     (place / "tables").mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.write_parquet(place / "tables" / f"{name}.parquet")
         write_csv(table, place / "tables" / f"{name}.csv")
     html = place / f"{study['name']}.html"
     outputs = html, html.with_suffix(".ipynb")
-    theme = plan.config["plot"]
-    report(study["name"], study["title"], theme, place / "tables", TEMPLATE, PAGE, *outputs, bool(rows))
+    report(study["name"], study["title"], theme, place / "tables", TEMPLATE, PAGE, *outputs, bool(absent))
     return html
+
+
+def arguments(plan: Plan) -> dict:
+    """The arguments of `tabulate` by name, of what a study has so far."""
+    name = plan.config["study"]["name"]
+    again, no_repeat = repeat(plan)
+    return {
+        "study": name,
+        "runs": coordinates.runs(plan),
+        "circumstances": plan.circumstances(),
+        "schedules": plan.schedules(),
+        **results(plan),
+        "benchmarks": plan.paths.benchmarks(""),
+        "confidence": plan.config["tabulate"]["confidence"],
+        "refused": plan.refused_cells(),
+        "neighbours": plan.neighbours,
+        "repeat": again,
+        "no_repeat": no_repeat,
+        "claims": plan.claims,
+        "lineage": plan.lineage(),
+        "record": plan.paths.claims(name),
+    }
+
+
+def with_lacking(tables: dict[str, pl.DataFrame], study: str, absent: list[dict]) -> dict[str, pl.DataFrame]:
+    """The tables, `missing` with rows of what was not measured yet, as of `lacking`, before its own."""
+    rows = [dict.fromkeys(MISSING) | {"study": study} | row for row in absent]
+    return tables | {"missing": pl.concat([pl.DataFrame(rows, schema=MISSING), tables["missing"]])}
 
 
 def results(plan: Plan) -> dict[str, list[str]]:

@@ -40,3 +40,28 @@ def test_nothing_is_there(tree):
     assert set(polars.read_parquet(tree / "results/partial/smoke/tables/missing.parquet")["reason"]) == {
         "not measured yet"
     }
+
+
+def test_a_partly_measured_study_is_published_and_redrawn_without_its_results(tree):
+    shutil.rmtree(tree / "results/evaluated/smoke/step-20/rtn-w4-g32")
+    published, redraw = (
+        [sys.executable, "-m", f"scripts.commands.{name}", "smoke"] for name in ("publish_study", "redraw")
+    )
+    done = subprocess.run(published, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wrote reports/published/smoke, ")
+    before = polars.read_parquet(tree / "results/tables/smoke/measurements.parquet")
+    for folder in ("resources", "results"):
+        shutil.rmtree(tree / folder)
+    done = subprocess.run(redraw, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "wrote results/redrawn/smoke/smoke.html\nall verdicts are those that were published\n"
+    after = polars.read_parquet(tree / "results/redrawn/smoke/tables/measurements.parquet")
+    key = ("trajectory", "checkpoint", "method", "dataset", "metric", "subset")
+    both = after.join(before, on=key, nulls_equal=True, how="inner")
+    assert len(both) == len(after) < len(before)
+    known = both.drop_nulls(["value", "value_right"])
+    assert (known["value"] / known["value_right"] - 1).abs().fill_nan(0).max() < 1e-9
+    page = (tree / "results/redrawn/smoke/smoke.html").read_text()
+    assert "This study is not finished" in page
+    assert "| evaluate_loss | ended without a result | 1 |" in (tree / "reports/published/smoke/README.md").read_text()

@@ -112,6 +112,24 @@ def test_averages_are_compared_with_their_run_or_its_cooldown_at_the_same_step()
     assert found.absent == [("run-1-lawa", "no cooldown of `run-1` ends within 1 % of step 2000")]
 
 
+def test_an_average_is_compared_with_itself_unquantized():
+    average = place("run-1-lawa", 2400, "average", "run-1")
+    found = select({"what": "average", "against": "unquantized", "distance": 0}, [average, *run()])
+    assert names(found) == [("run-1-lawa", "run-1-lawa")]
+
+
+def test_averages_of_one_kind_alone_are_compared():
+    places = run()
+    for scheme in ("lawa", "ema"):
+        average = place(f"run-1-{scheme}", 2400, "average", "run-1")
+        average.settings["average.scheme"] = scheme
+        places.append(average)
+    compare = {"what": "average", "against": "run", "distance": 0.01}
+    assert names(select(compare | {"scheme": "ema"}, places)) == [("run-1-ema", "run-1")]
+    assert names(select(compare, places)) == [("run-1-lawa", "run-1"), ("run-1-ema", "run-1")]
+    assert reasons(select(compare | {"scheme": "greedy"}, places)) == "it has no average `greedy`"
+
+
 def test_a_cooldown_that_changes_more_than_the_decay_is_none_of_an_average():
     average = place("run-1-lawa", 2400, "average", "run-1")
     other = [dataclasses.replace(point, settings=point.settings | {"optimizer.beta1": 0.8}) for point in run()]

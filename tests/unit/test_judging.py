@@ -196,6 +196,22 @@ def test_averages_are_compared_with_their_run_and_with_its_cooldown(tmp_path):
     assert rows["lawa-beats-cooldown"]["unit"] == "nats per token"
 
 
+def test_an_average_is_compared_with_itself_unquantized(tmp_path):
+    study, lines = world(tmp_path, 0.0, 0.5)
+    for line in lines:
+        line["settings"]["average.scheme"] = "lawa"
+    found = tables(study, lines, "swa-reverses")
+    (row,) = primary(found).values()
+    assert (row["verdict"], row["runs"], row["unit"]) == ("refuted", 3, "bits per byte")
+    of_cells = found["measurements"].filter(phase="average", metric="bits_per_byte", method=METHOD)
+    assert row["effect"] == pytest.approx(of_cells["difference"].mean())
+    pairs = found["comparisons"].filter(measure="penalty_bits")
+    assert pairs.select("method", "reference_method").unique().rows() == [(METHOD, "none")]
+    assert pairs["effect"].to_list() == pytest.approx(pairs["value"].to_list())
+    assert set(pairs["reference_value"]) == {0.0}
+    assert found["comparisons"].filter(measure="kl").is_empty(), "the divergence from itself is none, and has no ratio"
+
+
 def test_gptq_is_compared_with_round_to_nearest_on_the_same_checkpoint(tmp_path):
     methods = (METHOD, "rtn-w3-g32")
     beats = claim("gptq-beats-rtn", references={METHOD: "rtn-w3-g32"})

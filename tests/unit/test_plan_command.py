@@ -71,7 +71,7 @@ def test_impossible_numbers_of_jobs(says, number, capsys):
 @pytest.mark.parametrize(
     ("given", "answer"),
     [
-        ("another", "`another`; there are: choose, demo, "),
+        ("another", "`another`; there are: averaging, choose, cosine-vs-wsd, "),
         ("smokee", "`smokee`; did you mean `smoke`?"),
         ("", "``; there are: "),
     ],

@@ -181,7 +181,7 @@ def test_where_each_kind_comes_from_and_how_it_was_set(trunk, branch, published,
         **{"schedule.name": "wsd", "schedule.decay.start": 20, "schedule.decay.end": 40},
         **{"schedule.decay.shape": "linear", "branch.step": 20},
     }
-    assert average.settings == branch.settings | {"average.window": 2, "average.stride": 10}
+    assert average.settings == branch.settings | {"average.scheme": "lawa", "average.window": 2, "average.stride": 10}
     assert published.settings["tokens_per_step"] == 1000
     assert published.settings["model.dtype"] == "bfloat16"
     assert local.settings == {

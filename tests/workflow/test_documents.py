@@ -26,6 +26,7 @@ LONGEST = 200  # lines of README.md, which a newcomer reads whole
 SECTIONS = {
     "config": "Settings",
     "study": "Studies",
+    "scale": "Scales",
     "trajectory": "Trajectories",
     "recipe": "Recipes",
     "claim": "Claims",
@@ -144,7 +145,7 @@ def test_every_allowed_word_is_named(kind):
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_every_key_that_is_explained_exists(kind):
     values = {"constant", "wsd", "cosine", "linear", "piecewise"}  # the table of schedules begins with their names
-    known = {*properties(schema(kind)), *values, "study"}
+    known = {*properties(schema(kind)), *values, "study", "scale"}
     for key in {span for row in rows(section(SECTIONS[kind])) for span in re.findall(r"`([^`]+)`", row[0])}:
         assert set(key.split(".")) <= known, f"config/README.md, section {SECTIONS[kind]}: there is no key `{key}`"
 

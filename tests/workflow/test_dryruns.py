@@ -48,6 +48,18 @@ def test_draws_of_calibration_text_are_cells_of_their_own(fresh):
     assert "config/recipes/gptq-w3-g16.yaml" in said
 
 
+def test_a_scale_has_folders_and_steps_of_its_own(fresh):
+    (fresh / "config/scales/longer.yaml").write_text("scale: {name: longer, times: {steps: 2}, run: {batch_size: 4}}\n")
+    arguments = [*command("smoke", "--dry-run"), "config/scales/longer.yaml"]
+    done = subprocess.run(arguments, cwd=fresh, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert job_counts(said) == planned(fresh, "smoke")
+    assert "resources/longer/checkpoints/smoke-lawa/step-80/manifest.json" in said
+    assert "results/longer/report/smoke.html" in said
+    assert " results/report/smoke.html" not in said
+
+
 def message(tree: Path, study: str = "smoke") -> str:
     """What a failing dry-run says, without Snakemake's frame."""
     return dry_run(tree, study, fails=True)
@@ -56,7 +68,7 @@ def message(tree: Path, study: str = "smoke") -> str:
 def test_no_study(fresh):
     (fresh / "config/studies/none.yaml").write_text("train: {save_every: 100}\n")
     assert "no study is named: add --configfile config/studies/NAME.yaml" in message(fresh, "none")
-    assert "demo, methods, none, olmo2-1b, paper" in message(fresh, "none")
+    assert "demo, methods, model-size, none, olmo2-1b, paper" in message(fresh, "none")
 
 
 def test_two_studies(fresh):

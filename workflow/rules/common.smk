@@ -25,6 +25,7 @@ from scripts.lib.study.plan import BASELINE, Plan, make_plan
 from scripts.lib.study.preflight import describe_refused, require_clone, require_folders, require_sources
 from scripts.lib.study.recipes import tool_state
 from scripts.lib.study.replicates import repeat
+from scripts.lib.study.scales import scaled
 
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
@@ -32,8 +33,8 @@ if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
 elif workflow.is_main_process and (head := runs.holder()) and runs.is_alive(head) is not False:
     logger.warning(f"A run holds this folder: {runs.describe(head)}. While it goes on, only look (-n --nolock).")
 
-config.update(ordered(config))
 try:
+    config.update(ordered(scaled(config)))
     require_clone(workflow.basedir)
     if workflow.is_main_process:
         require_one_study(workflow.configfiles, sys.argv)

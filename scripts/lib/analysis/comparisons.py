@@ -24,6 +24,7 @@ from scripts.lib.analysis.places import (
     by_trajectory,
 )
 
+UNQUANTIZED = "unquantized"
 Losses = dict[tuple[str, str], float]  # loss without quantization by trajectory and checkpoint
 
 
@@ -66,7 +67,7 @@ def select(compare: dict, found: list[Place], losses: Losses | None = None) -> S
         case "decay":
             return _decays(found, compare["distance"])
         case "average":
-            return _averages(found, compare["against"], compare["distance"])
+            return _averages(found, compare)
         case "soup":
             return _soups(found)
         case "stage":
@@ -109,10 +110,18 @@ def _decays(found: list[Place], distance: float) -> Selection:
     return selection
 
 
-def _averages(found: list[Place], against: str, distance: float) -> Selection:
-    """Each average against its own run, or the ends of that run's cooldowns, at the same step."""
+def _averages(found: list[Place], compare: dict) -> Selection:
+    """Each average against its own run or the ends of that run's cooldowns, at the same step, or itself unquantized."""
     selection, runs = Selection(), by_trajectory(found)
-    for place in (place for place in found if place.kind == AVERAGE):
+    against, distance, scheme = compare["against"], compare["distance"], compare.get("scheme")
+    averages = [place for place in found if place.kind == AVERAGE]
+    if scheme:
+        averages = [place for place in averages if place.settings.get("average.scheme") == scheme]
+        selection.absent += [] if averages else [("the study", f"it has no average `{scheme}`")]
+    for place in averages:
+        if against == UNQUANTIZED:
+            selection.pairs.append(Pair(place, place))
+            continue
         if against == "run":
             candidates = [runs.get(place.parent, [])]
             what = f"`{place.parent}` has no checkpoint"

@@ -85,6 +85,11 @@ class Measure:
     needs: str | None = None
 
 
+def without_quantization(cell: Sums) -> Sums:
+    """What the cell's checkpoint has by itself."""
+    return replace(cell, quantized=cell.baseline, kl=np.zeros_like(cell.kl), agree=cell.tokens)
+
+
 def relative_error(cell: Sums) -> np.ndarray:
     """The paper's: CE(quantized) / CE(baseline) - 1."""
     return cell.quantized / cell.baseline - 1

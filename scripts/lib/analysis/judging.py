@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.analysis import intervals, verdicts
-from scripts.lib.analysis.comparisons import Losses, Pair, Selection, select
-from scripts.lib.analysis.effects import MEASURES, Measure, Sums, effect, influence
+from scripts.lib.analysis.comparisons import UNQUANTIZED, Losses, Pair, Selection, select
+from scripts.lib.analysis.effects import BASELINE, MEASURES, Measure, Sums, effect, influence, without_quantization
 from scripts.lib.analysis.noise import CALIBRATION, NEIGHBOURS, combined
 from scripts.lib.analysis.places import Place
 
@@ -185,6 +185,8 @@ def pair_effects(
                 results.sums.get((dataset, (*place.point, name)))
                 for place, name in zip((pair.row, pair.reference), methods, strict=True)
             ]
+            if claim["compare"].get("against") == UNQUANTIZED and sums[0] is not None:
+                methods, sums = (method, BASELINE), [sums[0], without_quantization(sums[0])]
             if None in sums or not np.array_equal(sums[0].tokens, sums[1].tokens):
                 continue
             if measure.needs and not _leaves_out_zero(MEASURES[measure.needs], sums, confidence):

@@ -14,6 +14,7 @@ from scripts.lib.study.paths import Paths
 from scripts.lib.study.preflight import set_aside_refused
 from scripts.lib.study.recipes import load_recipe
 from scripts.lib.study.replicates import neighbours
+from scripts.lib.study.scales import scaled
 from scripts.lib.study.selection import select
 from scripts.lib.study.trajectories.base import Trajectory
 from scripts.lib.study.trajectories.families import Families, Family
@@ -132,7 +133,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
     """Check the config and work the study out.
 
     Args:
-        config: the merged Snakemake config.
+        config: the merged Snakemake config, at its scale (`scales.scaled`).
         folder: as of the `Plan`.
 
     Raises:
@@ -144,7 +145,7 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
     validate(config, "config", "config")
     validate(config["study"], "study", "study")
     plan = Plan(config, folder)
-    families = Families(folder / "trajectories")
+    families = Families(folder / "trajectories", config.get("scale"))
     add_corpus(plan, config["quantize"]["probe"]["corpus"], "calibration", "config: quantize.probe.corpus")
     for number, block in enumerate(config["study"]["cells"]):
         where = f"study `{config['study']['name']}`, cells.{number}"
@@ -172,7 +173,7 @@ def load_plan(study: str = "", *more: str) -> Plan:
     config = read_yaml("config/default.yaml")
     for file in config_files(study, *more):
         update_config(config, read_yaml(file))
-    return make_plan(config)
+    return make_plan(scaled(config))
 
 
 def config_files(study: str = "", *more: str) -> list[Path]:

@@ -80,7 +80,7 @@ class Averaged(Trajectory):
 
     @property
     def settings(self) -> dict[str, str | int | float | bool]:
-        own = {"window": self.window, "stride": self.stride}
+        own = {"scheme": "lawa", "window": self.window, "stride": self.stride}
         return self.of.settings | {self.coordinate(key): value for key, value in own.items()}
 
     def describe(self, step: int) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.lib.runtime.config_files import NAME_RULE, ConfigError, is_name, ordered, read_named, validate
+from scripts.lib.study.scales import of_trajectory
 from scripts.lib.study.trajectories.averaged import Averaged
 from scripts.lib.study.trajectories.base import Trajectory, has
 from scripts.lib.study.trajectories.local import Local
@@ -58,10 +59,12 @@ class Families:
     """The families of a folder of trajectory files, each read once.
 
     folder: config/trajectories.
+    scale: the config's section, at which they are read; None for none.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, scale: dict | None = None):
         self.folder = folder
+        self.scale = scale
         self._read: dict[str, Family] = {}
         self._named: set[str] = set()  # files whose members have names of their own
 
@@ -133,6 +136,7 @@ class Families:
     def _expand(self, file: str, above: tuple[str, ...]) -> Family:
         path, content = self.path(file), read_named(self.folder, "trajectory", file)
         validate(content, "trajectory", str(path))
+        content = of_trajectory(content, self.scale, path)
         kind = SOURCES[content["source"]]
         own = {axis: _values(path, axis, values) for axis, values in content.pop("axes", {}).items()}
         origin, parents, inherited = kind.origin(content), [None], Family(file, (), frozenset(), {})
