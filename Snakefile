@@ -73,6 +73,7 @@ onstart:
 
 
 onsuccess:
+    shutil.rmtree(f"{RESULTS}/hidden", ignore_errors=True)
     runs.release()
 
 

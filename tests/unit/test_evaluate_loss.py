@@ -83,7 +83,7 @@ def cell(tmp_path, token_stream):
         settings = {"windows": windows, "batch_size": 2, "dtype": "float32", "device": "cpu"}
         asked = SimpleNamespace(
             input=Input(manifest=tmp_path / "manifest.json", weights=model, validation=files, tokenizer=model),
-            params=SimpleNamespace(threads=torch.get_num_threads(), window=window, **settings),
+            params=SimpleNamespace(threads=torch.get_num_threads(), window=window, hidden="", **settings),
             wildcards={"corpus": "text"},
             output=[str(tmp_path / "loss.parquet")],
         )

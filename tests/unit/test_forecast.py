@@ -41,6 +41,7 @@ def published(tmp_path):
     """A published run of two checkpoints, one of them locked, with two methods."""
     plan = Plan({"folders": {name: str(tmp_path / name) for name in ("resources", "results")}})
     plan.config |= {"quantize": {"keep_weights": True}, "fetch": {"keep_weights": True, "disk_budget": None}}
+    plan.config |= {"compute": {"dtype": "float32"}, "evaluate_loss": {"windows": 10, "window": 5}}
     plan.trajectories["run"] = Published(
         "run",
         repo="of/run",
@@ -229,6 +230,9 @@ def test_downloads_and_disk(published):
     assert forecast.peak_disk(published, jobs, 1) == 6010 + 4000
     published.config["fetch"] = {"keep_weights": False, "disk_budget": 11e-6}
     assert forecast.peak_disk(published, jobs, 1) == 4010 + 4000 + 2200  # one of them at once
+    published.losses[Cell("run", 2, "rtn")] = ["text"]
+    published.config["fetch"]["disk_budget"] = None
+    assert forecast.peak_disk(published, jobs, 1) == 6010 + 4000 + 10 * 5 * 4 * 4, "the hidden states of the second"
 
 
 def test_downloads_are_counted_a_few_at_a_time(published):

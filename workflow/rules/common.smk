@@ -4,6 +4,7 @@
 import gc
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -299,6 +300,21 @@ def baseline_file(name):
         return f"{folder}/{name}" if name == "manifest.json" else ancient(f"{folder}/{name}")
 
     return path
+
+
+def hidden_folder(wildcards, input):
+    """Where the cells of a checkpoint share what its unquantized model makes of text.
+
+    No output, so that cells stay independent: who comes first makes it. `input` makes it a param that triggers nothing.
+    """
+    return PATHS.hidden(wildcards.trajectory, wildcards.checkpoint)
+
+
+def hidden_states(wildcards, input):
+    """The file of it that belongs to a corpus; "" where no two cells are measured on that."""
+    cells = CELLS[wildcards.trajectory, step_of(wildcards)]
+    sharing = [cell for cell in cells if wildcards.corpus in PLAN.losses[cell]]
+    return f"{hidden_folder(wildcards, input)}/{wildcards.corpus}.safetensors" if len(sharing) > 1 else ""
 
 
 def suite_tasks(wildcards):

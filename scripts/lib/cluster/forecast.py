@@ -225,6 +225,8 @@ def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
 def peak_disk(plan: Plan, jobs: list[Job], at_once: int) -> int:
     """Bytes of all checkpoints that are made or fetched, and of all quantized models that lie there at the same time.
 
+    So do the hidden states that losses share: without a budget, those of all checkpoints until the study is measured.
+
     Args:
         jobs: of the study.
         at_once: jobs side by side: as many models there are where the study does not keep weights.
@@ -242,4 +244,5 @@ def peak_disk(plan: Plan, jobs: list[Job], at_once: int) -> int:
         if name not in bounded
     ]
     kept = sizes if plan.config["quantize"]["keep_weights"] else sorted(sizes, reverse=True)[:at_once]
-    return sum(checkpoints) + sum(kept) + sum(places)
+    hidden = [size for (name, _), size in disk.hidden_states(plan).items() if name not in bounded]
+    return sum(checkpoints) + sum(kept) + sum(places) + sum(hidden)

@@ -70,18 +70,19 @@ def format_of(quantization: dict) -> str:
     return name
 
 
-def read_layers(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
+def read_layers(folder: Path | str, quantization: dict, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The quantized layers of a model folder, one at a time: name, dense weight [out, in] in float32.
 
     Args:
         folder: Hugging Face model folder.
         quantization: the `quantization_config` of its config.json.
+        prefix: only layers whose names begin so.
 
     Raises:
         ValueError: the format is unknown, or a part of a layer is missing; the message names it.
     """
     name = format_of(quantization)
-    for layer, files in _group(Path(folder), PARTS[name]).items():
+    for layer, files in _group(Path(folder), PARTS[name], prefix).items():
         parts = {part: _tensor(file, f"{layer}.{part}") for part, file in files.items()}
         try:
             weight = READERS[name](parts, quantization)
@@ -105,30 +106,64 @@ def describe_layers(folder: Path | str, quantization: dict) -> dict[str, Stored]
     return layers
 
 
-def read_others(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
+def read_others(folder: Path | str, quantization: dict, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a model folder that belong to no quantized layer's weight: kept layers, and all biases."""
-    endings = PARTS[format_of(quantization)]
-    layers = _group(Path(folder), endings)
-    taken = {f"{layer}.{part}" for layer, files in layers.items() for part in files}
-    for name, tensor in read_tensors(folder):
+    taken = _of_layers(Path(folder), quantization, prefix)
+    for name, tensor in read_tensors(folder, prefix):
         if name not in taken:
             yield name, tensor
 
 
-def read_tensors(folder: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of a model folder, one at a time."""
+def read_tensors(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a model folder, or those whose names begin with a prefix, one at a time."""
     for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dictionary
-                yield name, tensors.get_tensor(name)
+                if name.startswith(prefix):
+                    yield name, tensors.get_tensor(name)
 
 
-def _group(folder: Path, endings: tuple[str, ...]) -> dict[str, dict[str, Path]]:
-    """Quantized layer -> ending -> the file that holds it."""
+def read_dense(folder: Path | str, quantization: dict | None, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that a dense model takes from a folder, as `dense_names` has them, whose names begin with a prefix.
+
+    Args:
+        quantization: the `quantization_config` of the folder's config.json; None for a plain model.
+    """
+    if quantization is None:
+        yield from read_tensors(folder, prefix)
+        return
+    yield from read_others(folder, quantization, prefix)
+    for layer, weight in read_layers(folder, quantization, prefix):
+        yield f"{layer}.weight", weight
+
+
+def dense_names(folder: Path | str, quantization: dict | None) -> set[str]:
+    """Names of all tensors that a dense model takes from a folder: a quantized layer counts as its weight."""
+    names = set(_where(Path(folder)))
+    if quantization is None:
+        return names
+    layers = _group(Path(folder), PARTS[format_of(quantization)])
+    return names - _of_layers(Path(folder), quantization) | {f"{layer}.weight" for layer in layers}
+
+
+def _of_layers(folder: Path, quantization: dict, prefix: str = "") -> set[str]:
+    """Names of the tensors that make the weights of quantized layers."""
+    layers = _group(folder, PARTS[format_of(quantization)], prefix)
+    return {f"{layer}.{part}" for layer, files in layers.items() for part in files}
+
+
+def _where(folder: Path) -> dict[str, Path]:
+    """Which file holds each tensor."""
     where = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
             where |= dict.fromkeys(tensors.keys(), file)
+    return where
+
+
+def _group(folder: Path, endings: tuple[str, ...], prefix: str = "") -> dict[str, dict[str, Path]]:
+    """Quantized layer -> ending -> the file that holds it, of layers whose names begin with a prefix."""
+    where = {name: file for name, file in _where(folder).items() if name.startswith(prefix)}
     layers = [name.removesuffix(f".{endings[0]}") for name in where if name.endswith(f".{endings[0]}")]
     found = {layer: {end: where.get(f"{layer}.{end}") for end in endings} for layer in layers}
     return {layer: {end: file for end, file in files.items() if file} for layer, files in found.items()}

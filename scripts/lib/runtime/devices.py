@@ -14,3 +14,8 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def has_room(size: int, device: str) -> bool:
+    """Whether a GPU has so many bytes free; a CPU's memory counts as large enough."""
+    return device == "cpu" or torch.cuda.mem_get_info()[0] >= size
