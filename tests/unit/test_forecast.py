@@ -187,12 +187,13 @@ def test_work_of_training(smoke):
     assert Works(smoke).of("train", ("smoke", first)) == 6 * parameters * tokens
 
 
-def test_the_baseline_is_half_the_work(smoke):
-    works = Works(smoke)
+def test_a_loss_is_one_model_and_the_baselines_head(smoke):
+    works, model, tokens = Works(smoke), smoke.trajectories["smoke"].model, 64 * 64
     none, other = (
         works.of("evaluate_loss", ("smoke", "step-40", method, "smoke")) for method in ("none", "rtn-w3-g32")
     )
-    assert other == 2 * none == 2 * 2 * smoke.trajectories["smoke"].model.parameters * 64 * 64
+    assert none == 2 * model.parameters * tokens
+    assert other - none == 2 * model.vocabulary * model.width * tokens
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from scripts.lib.study.libraries import algorithm, transforms
-from scripts.lib.study.sizes import Model
+from scripts.lib.study.sizes import DTYPES, Model
 from scripts.lib.study.trajectories.trained import Trained
 
 PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
@@ -55,7 +55,9 @@ def needs(plan, name: str) -> dict[str, Need]:
         "publish": publish(model),
         "average": average(model, trajectory.window) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, speed),
-        "evaluate_loss": evaluate_loss(model, loss_tokens(loss), loss["batch_size"] * loss["window"], speed),
+        "evaluate_loss": evaluate_loss(
+            model, loss_tokens(loss), loss["batch_size"] * loss["window"], speed, DTYPES[compute["dtype"]]
+        ),
         "evaluate_tasks": evaluate_tasks(model, asked, speed),
         "tabulate": tabulate(len(plan.cells)),
     }
@@ -142,9 +144,18 @@ def quantize(model: Model, calibration_tokens: int, forward_tokens: float, windo
     return _need(memory, forward_flops(model, forward_tokens) / speed + 3 * moved(model))
 
 
-def evaluate_loss(model: Model, tokens: int, forward_tokens: int, speed: float) -> Need:
-    """Two models in float32 and their logits for one batch; a forward pass of both over all tokens."""
-    memory = 12 * model.parameters + 24 * forward_tokens * model.vocabulary
+def evaluate_loss(model: Model, tokens: int, forward_tokens: int, speed: float, size: int = 4) -> Need:
+    """A cell's model and the baseline over all tokens.
+
+    Both are run block by block: held are their embeddings and heads, a block, the hidden states of all tokens, and the
+    logits of one batch. A model that cannot be run so is whole in memory, and its baseline with the second attempt.
+
+    Args:
+        size: bytes a weight.
+    """
+    held = 24 * model.vocabulary * model.likely_width + size * tokens * model.likely_width
+    held += size * model.parameters / max(model.blocks, 1)
+    memory = max(1.25 * size * model.parameters, held) + 12 * forward_tokens * model.vocabulary
     return _need(memory, 2 * forward_flops(model, tokens) / speed + moved(model))
 
 

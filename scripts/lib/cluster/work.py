@@ -76,9 +76,10 @@ class Works:
         return self.quantizing[name, method]
 
     def _evaluate_loss(self, name: str, checkpoint: str, method: str, corpus: str) -> float:
-        settings = self.plan.config["evaluate_loss"]
-        models = 1 if method == BASELINE else 2
-        return models * requests.forward_flops(self.models[name], requests.loss_tokens(settings))
+        """The cell's own model, and the baseline's head: its hidden states are shared by all cells of a checkpoint."""
+        model, tokens = self.models[name], requests.loss_tokens(self.plan.config["evaluate_loss"])
+        head = 0 if method == BASELINE else 2 * model.vocabulary * model.likely_width * tokens
+        return requests.forward_flops(model, tokens) + head
 
     def _evaluate_tasks(self, name: str, checkpoint: str, method: str, suite: str) -> float:
         asked = requests.documents(self.plan, self.plan.suites[suite])

@@ -90,7 +90,8 @@ class Blockwise:
             NotByBlocks: the model does more than to pass states from block to block.
         """
         batches = list(_batches(windows, batch_size))
-        self._learn_form(windows[:1, :PROBE])
+        if batches:
+            self._learn_form(windows[:1, :PROBE])
         states, given = self._embed(windows, batches)
         progress = Progress(len(self.places), "blocks")
         for place in self.places:
