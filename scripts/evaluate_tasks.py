@@ -1,6 +1,7 @@
 """Benchmark scores of one cell, by lm-eval's own Python API, kept per document."""
 
 import collections
+import functools
 import json
 import logging
 import math
@@ -118,6 +119,7 @@ def score(
         with refusing("transformers"):
             model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
             lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
+        lm.tok_encode = functools.lru_cache(maxsize=2)(lm.tok_encode)  # a question once for all of its answers
         for asked in REQUESTS:
             setattr(lm, asked, refusing("transformers")(getattr(lm, asked)))
         random.seed(SEED)

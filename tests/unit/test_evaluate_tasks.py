@@ -108,6 +108,20 @@ def test_bits_per_byte_is_that_of_a_plain_forward_pass(root, tmp_path):
     )
 
 
+def test_a_question_is_encoded_once_for_all_of_its_answers(root, tmp_path, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    encode, encoded = HFLM.tok_encode, []
+    monkeypatch.setattr(
+        HFLM, "tok_encode", lambda lm, text, **kwargs: encoded.append(text) or encode(lm, text, **kwargs)
+    )
+    write_suite(root, "choice", ["docstrings-choice"])
+    run(root, tmp_path, suite="choice")
+    lines = (root / "tasks" / "docstrings" / "choice.jsonl").read_text().splitlines()[:6]
+    assert len(encoded) == 6 * (1 + 4)
+    assert {json.loads(line)["context"] for line in lines} <= set(encoded)
+
+
 def test_two_runs_are_identical_and_tell_nothing_of_the_machine(root, tmp_path):
     outs = [tmp_path / "a", tmp_path / "b"]
     for out in outs:
