@@ -51,6 +51,7 @@ def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: 
         calibration: token windows [samples, window].
     """
     os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # read at import; it refuses fewer
+    os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"  # its Triton kernel asks for a C compiler on the machine with the GPU
     from gptqmodel import GPTQModel
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
     from gptqmodel.quantization.config import GPTAQConfig, GPTQConfig

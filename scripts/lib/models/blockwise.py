@@ -201,7 +201,7 @@ class Blockwise:
         prefix = f"{self.names[place.number]}."
         quantization, state = quantization_of(self.folder), {}
         known = place.block.state_dict()
-        for name, tensor in packed.read_dense(self.folder, quantization, prefix):
+        for name, tensor in packed.read_dense(self.folder, quantization, self.device, prefix):
             if (inner := name.removeprefix(prefix)) in known:
                 state[inner] = tensor.to(self.dtype).to(self.device)
             elif quantization and not is_empty_bias(name, tensor):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scripts.lib.models import lean  # noqa: F401 - before transformers' models  # isort: skip
@@ -17,12 +17,15 @@ from scripts.lib.runtime.shortages import Refused
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")  # what classes call it
 
 
-def load_dense(folder: Path | str, dtype: str = "float32") -> nn.Module:
+def load_dense(
+    folder: Path | str, dtype: str = "float32", layers: Iterable[tuple[str, torch.Tensor]] | None = None
+) -> nn.Module:
     """Load a model folder as a dense model on the CPU, in eval mode, quantized weights dequantized.
 
     Args:
         folder: Hugging Face model folder: plain, or in one of the formats of `packed.PARTS`.
         dtype: name of the torch dtype of all weights, e.g. "float32" or "bfloat16".
+        layers: the quantized layers as `packed.read_layers` gives them, where they are unpacked already.
 
     Raises:
         ValueError: weights are missing, unexpected or of the wrong shape, or the format is unknown; the message names
@@ -35,8 +38,8 @@ def load_dense(folder: Path | str, dtype: str = "float32") -> nn.Module:
         known = empty.state_dict()
         others = packed.read_others(folder, quantization)
         state = {name: tensor for name, tensor in others if name in known or not is_empty_bias(name, tensor)}
-        for layer, weight in packed.read_layers(folder, quantization):
-            state[f"{layer}.weight"] = weight.to(settings["dtype"])
+        for layer, weight in packed.read_layers(folder, quantization) if layers is None else layers:
+            state[f"{layer}.weight"] = weight.to("cpu", settings["dtype"])
         del empty.config.quantization_config
         model, info = type(empty).from_pretrained(None, config=empty.config, state_dict=state, **settings)
     else:
