@@ -9,6 +9,7 @@ import torch
 from scripts.lib.data.text_bytes import segment_bytes, token_sizes
 from scripts.lib.data.windows import load_windows, segments
 from scripts.lib.models import heads, own_code
+from scripts.lib.models.forward import halving
 from scripts.lib.models.loading import load_dense, load_tokenizer, require_fit
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
@@ -64,9 +65,8 @@ def evaluate_loss(
         for first in range(0, len(windows), batch_size):
             batch = slice(first, min(first + batch_size, len(windows)))
             ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
-            logits = model(input_ids=ids, use_cache=False).logits
-            reference = baseline(input_ids=ids, use_cache=False).logits if baseline is not None else None
-            nll[batch], *compared = compare(logits, reference, ids)
+            parts = halving(lambda part: measure(model, baseline, part), ids)
+            nll[batch], *compared = map(np.concatenate, zip(*parts, strict=True))
             if compared:
                 kl[batch], agree[batch] = compared
             progress.update(batch.stop)
@@ -79,6 +79,12 @@ def load(folder: Path, dtype: str, windows: np.ndarray, device: str) -> torch.nn
     if dtype != FULL and len(windows):
         heads.use_float32(model, torch.from_numpy(windows[:1, :PROBE].astype(np.int64)).to(device))
     return model
+
+
+def measure(model: torch.nn.Module, baseline: torch.nn.Module | None, ids: torch.Tensor) -> list[np.ndarray]:
+    """nll, kl and agree of windows [n, window], as `compare` gives them; only nll without a baseline."""
+    logits = model(input_ids=ids, use_cache=False).logits
+    return compare(logits, baseline(input_ids=ids, use_cache=False).logits if baseline is not None else None, ids)
 
 
 def compare(logits: torch.Tensor, reference: torch.Tensor | None, ids: torch.Tensor) -> list[np.ndarray]:

@@ -237,4 +237,4 @@ def test_downloads_are_counted_a_few_at_a_time(published):
     assert made.wall(jobs) == 7 * 12 / forecast.DOWNLOADS
     for profile in ("local", "slurm"):
         content = yaml.safe_load(Path(f"workflow/profiles/{profile}/config.yaml").read_text())
-        assert content["resources"] == [f"downloads={forecast.DOWNLOADS}"]
+        assert content["resources"][0] == f"downloads={forecast.DOWNLOADS}"
