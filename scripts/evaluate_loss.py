@@ -14,6 +14,7 @@ from scripts.lib.data.text_bytes import segment_bytes, token_sizes
 from scripts.lib.data.windows import load_windows, segments
 from scripts.lib.models import heads, own_code
 from scripts.lib.models.blockwise import FULL, PROBE, Blockwise, NotByBlocks
+from scripts.lib.models.forward import halving
 from scripts.lib.models.loading import load_dense, load_tokenizer, require_fit
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
@@ -30,6 +31,9 @@ SCHEMA = {
     "agree": polars.Int32,
 }
 CHUNK = {"cpu": 2**17, "cuda": 2**26}  # logits that are compared at a time; 512 KiB fit the cache of one core
+
+
+Predictor = Callable[[slice, torch.Tensor], torch.Tensor]  # logits, from a place among the windows and the ids there
 
 
 class Shared(NamedTuple):
@@ -80,10 +84,9 @@ def evaluate_loss(
     with torch.inference_mode():
         for first in range(0, len(windows), batch_size):
             batch = slice(first, min(first + batch_size, len(windows)))
-            ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
-            logits = model(batch, ids)
-            reference = baseline(batch, ids) if baseline is not None else None
-            nll[batch], *compared = compare(logits, reference, ids)
+            rows = torch.arange(batch.start, batch.stop)
+            parts = halving(lambda part: measure(model, baseline, windows, part, device), rows)
+            nll[batch], *compared = map(np.concatenate, zip(*parts, strict=True))
             if compared:
                 kl[batch], agree[batch] = compared
             progress.update(batch.stop)
@@ -92,7 +95,7 @@ def evaluate_loss(
 
 def predictor(
     folder: Path, windows: np.ndarray, batch_size: int, dtype: str, device: str, shared: Shared | None = None
-) -> Callable[[slice, torch.Tensor], torch.Tensor]:
+) -> Predictor:
     """What gives a model's logits of a batch, from its place among the windows and its token ids.
 
     A model that cannot be run block by block is loaded whole.
@@ -118,6 +121,21 @@ def load(folder: Path, dtype: str, windows: np.ndarray, device: str) -> torch.nn
     if dtype != FULL and len(windows):
         heads.use_float32(model, torch.from_numpy(windows[:1, :PROBE].astype(np.int64)).to(device))
     return model
+
+
+def measure(
+    model: Predictor, baseline: Predictor | None, windows: np.ndarray, rows: torch.Tensor, device: str
+) -> list[np.ndarray]:
+    """nll, kl and agree of adjacent windows, as `compare` gives them; only nll without a baseline.
+
+    Args:
+        windows: all windows [n, window].
+        rows: numbers of those that are measured.
+    """
+    batch = slice(int(rows[0]), int(rows[-1]) + 1)
+    ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
+    logits = model(batch, ids)
+    return compare(logits, baseline(batch, ids) if baseline is not None else None, ids)
 
 
 def compare(logits: torch.Tensor, reference: torch.Tensor | None, ids: torch.Tensor) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from scripts.evaluate_tasks import evaluate_tasks, refusing_data
+from scripts.evaluate_tasks import evaluate_tasks, halving_batches, refusing_data
 from scripts.lib.data import harness, suites
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.shortages import Refused
@@ -257,6 +257,25 @@ def test_a_text_that_pythons_parser_gives_up_on_is_no_lack_of_memory():
         ast.literal_eval("[" + "-" * 7000 + "1]")
     with pytest.raises(MemoryError), refusing_data("t", task):
         raise MemoryError
+
+
+def test_a_gpu_that_is_too_small_for_a_batch_gets_smaller_ones():
+    sizes, model = [], SimpleNamespace(batch_size_per_gpu=16)
+
+    def answer(requests):
+        sizes.append(model.batch_size_per_gpu)
+        if model.batch_size_per_gpu > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return requests
+
+    fitting = 4
+    assert halving_batches(model, answer)([1, 2]) == [1, 2]
+    assert halving_batches(model, answer)([3]) == [3]
+    assert sizes == [16, 8, 4, 4]
+    fitting = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        halving_batches(model, answer)([1])
+    assert model.batch_size_per_gpu == 1
 
 
 def test_too_little_memory_fails_the_job(root, tmp_path, monkeypatch):

@@ -104,10 +104,16 @@ def test_stages_without_work_keep_their_infinite_rate():
 
 
 def test_defaults_know_threads_and_gpus():
-    one, four, gpu = (forecast.default_paces(*machine) for machine in (("auto", 1), ("cpu", 4), ("cuda", 4)))
+    machines = [("auto", 1, "float32"), ("cpu", 4, "bfloat16"), ("cuda", 4, "bfloat16")]
+    machines = [dict(zip(("device", "threads", "dtype"), machine, strict=True)) for machine in machines]
+    one, four, gpu = map(forecast.default_paces, machines)
     assert four["train"].rate == 4 * one["train"].rate
-    assert gpu["quantize"].rate == requests.FLOPS["cuda"]
+    assert four["evaluate_loss"].rate == four["quantize"].rate
+    assert gpu["quantize"].rate == gpu["train"].rate == requests.GPU_FLOPS["float32"]
+    assert gpu["evaluate_tasks"].rate == requests.GPU_FLOPS["bfloat16"]
+    assert forecast.default_paces(machines[2], "bfloat16")["train"].rate == requests.GPU_FLOPS["bfloat16"]
     assert one["fetch"] == four["fetch"] == gpu["fetch"]
+    assert four["quantize"].start == gpu["quantize"].start == one["quantize"].start + forecast.ALONE
 
 
 def test_a_stage_without_numbers_of_its_own_is_a_short_one(smoke):
@@ -242,4 +248,4 @@ def test_downloads_are_counted_a_few_at_a_time(published):
     assert made.wall(jobs) == 7 * 12 / forecast.DOWNLOADS
     for profile in ("local", "slurm"):
         content = yaml.safe_load(Path(f"workflow/profiles/{profile}/config.yaml").read_text())
-        assert content["resources"] == [f"downloads={forecast.DOWNLOADS}"]
+        assert content["resources"][0] == f"downloads={forecast.DOWNLOADS}"

@@ -14,7 +14,7 @@ from snakemake.logging import logger
 sys.path.insert(0, str(workflow.basedir))
 
 from scripts.lib.analysis import comparisons, places, tables
-from scripts.lib.cluster import disk, runs, scheduler_repair, shared_start
+from scripts.lib.cluster import disk, local_gpus, runs, scheduler_repair, shared_start
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
@@ -60,6 +60,7 @@ RESULTS = config["folders"]["results"]
 STUDY, TITLE = (config.get("study", {}).get(key, "no-study") for key in ("name", "title"))
 THREADS = config["compute"]["threads"]
 DEVICE = config["compute"]["device"]
+USES_LOCAL_GPU = DEVICE != "cpu" and bool(local_gpus.names())
 MACHINE = {"threads": THREADS, "device": DEVICE}
 QUANTIZING = MACHINE | {"dtype": config["compute"]["dtype"], "probe": config["quantize"]["probe"]}
 ENV = "../../envs/trajquant.yaml"
