@@ -61,7 +61,7 @@ def test_a_loss_asks_for_no_more_than_a_model(size, bytes_a_weight):
     """Hidden states of 600,000 tokens and a block fit into a fifth of a 32B."""
     large = Model(32 * 10**9, 5120, 64, 100_000)
     logits = 12 * 16 * 2048 * large.vocabulary
-    need = requests.evaluate_loss(large, 600_000, 16 * 2048, 1e12, size)
+    need = requests.evaluate_loss(large, 600_000, 16 * 2048, 1e12, size=size)
     assert need.memory * 1e6 == pytest.approx(bytes_a_weight * large.parameters + logits, rel=0.05)
 
 
