@@ -2,8 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
-UNIT_TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 tests/unit tests/hub tests/workflow
-WHOLE_RUNS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/slurm tests/integration tests/benchmarks
+BY_FILE := --dist loadfile --no-loadscope-reorder
+# One thread a process, for each core has a process; files with long tests first, so that all processes end together.
+UNIT_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(BY_FILE) tests/workflow tests/unit tests/hub
+# Three at once on two cores, for the tests of Slurm mostly wait.
+WHOLE_RUNS := $(BIN)/python -m pytest -n 3 $(BY_FILE) tests/slurm tests/integration tests/benchmarks
 
 .PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report smoke test test-full benchmark lint format lock
 

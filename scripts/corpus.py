@@ -30,7 +30,7 @@ SPLITS = ("train", "validation", "calibration")
 ROW_GROUP = 16_384
 ROW_MEMORY, ROW_SECONDS = 4 * 2**30, 300  # bytes, and time on a core for the next row of a hub; in config/README.md
 LINE_MEMORY = 2 * 2**30  # bytes for the next row where files are read by lines, not by groups of rows; as above
-LONGEST = 10**8  # characters of a document of a hub; in config/README.md
+LONGEST = 10**7  # characters of a document, of which tokenizers take 0.2 to 0.4 KB each; in config/README.md
 ADDRESSES = {"hf", "file", "local", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # of what is read for a corpus
 PLACES = {"name", "version", "description", "data_files", "data_dir", "features"}  # of a configuration in a card
 Document = tuple[str, str]  # text, source
@@ -85,7 +85,7 @@ def collect(definition: dict, name: str) -> list[Document]:
     """The documents of a source with at least `minimum_characters`, at most `documents` of them, in its order.
 
     Raises:
-        ValueError: unknown source, no document at all, or fewer than `documents`.
+        ValueError: unknown source, no document at all, one that is longer than `LONGEST`, or fewer than `documents`.
     """
     readers = {"docstrings": docstrings, "files": files, "hub": hub}
     if definition["source"] not in readers:
@@ -94,6 +94,10 @@ def collect(definition: dict, name: str) -> list[Document]:
     minimum = definition.get("minimum_characters", 1)
     found = []
     for text, source in readers[definition["source"]](definition):
+        if len(text) > LONGEST:
+            raise ValueError(
+                f"corpus {name}: {source} has {len(text)} characters, {LONGEST} at most are read: split it"
+            )
         if len(text) >= minimum:
             found.append((text, source))
             if len(found) == wanted:
@@ -208,7 +212,7 @@ def jsonl_rows(path: str, field: str) -> Iterator[Document]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
                     raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from error
                 yield text_of(row, field, f"{path}, line {number}"), f"{path}:{number}"
 
@@ -344,6 +348,10 @@ def text_of(row: dict, field: str, where: str) -> str:
     """The text of a row, or a ValueError that names the place and the field."""
     row = row if isinstance(row, dict) else {}
     if isinstance(row.get(field), str):
+        try:
+            row[field].encode()
+        except UnicodeEncodeError as error:  # of JSON's "\\ud800"
+            raise ValueError(f"{where} has half a character ({error.reason}), which no UTF-8 has") from error
         return row[field]
     has = ", ".join(row) or "no field"
     raise ValueError(f"{where} has no text in field {field!r} (`text_field`); it has {has}")

@@ -256,7 +256,8 @@ def main(snakemake) -> None:
                 results = evaluate_loss(model, baseline, windows, *settings)
             reason = refusal(results[0], manifests.read(tokens_manifest)["vocabulary"])
             if reason is None:
-                sizes = token_sizes(load_tokenizer(snakemake.input.tokenizer))
+                with refusing("the tokenizer"):
+                    sizes = token_sizes(load_tokenizer(snakemake.input.tokenizer))
                 parts = segments(documents, params.window, len(windows))
                 text = polars.Series("bytes", segment_bytes(parts, params.window, tokens, documents, sizes))
                 table = by_segment(parts.with_columns(text), *results)

@@ -36,6 +36,7 @@ TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebu
 ALLOWED = {"collections.OrderedDict", "torch.storage.UntypedStorage", "torch.storage.TypedStorage"}
 ALLOWED |= {f"torch._utils.{name}" for name in TENSORS} | {f"torch.{kind.__name__}" for kind in torch._storage_classes}
 MOST_COPIES = 4  # of pickled weights that are stored once: tied ones are written twice
+MORE = 2**30  # bytes of memory beyond twice a pickle's size, to read it
 PICKLED = (".bin", ".bin.index.json")
 WEIGHTS = (".safetensors", ".safetensors.index.json", *PICKLED)
 
@@ -80,12 +81,13 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
         Unusable: its files are no whole model.
     """
     fetch_code(resolved, code, state)
-    where = client.at(resolved["repo"], resolved["commit"])
-    files = client.model_files(resolved["files"], where, code)  # a lock may list anything
-    resolved = resolved | {"files": files}
-    client.fetch_files(resolved, state)
-    with manifests.staged_folder(out) as scratch, explained(resolved, state, scratch):
+    files = client.model_files(resolved["files"], client.origin(resolved), code)  # a lock may list anything
+    weights = {name for name in files if name.endswith((".safetensors", ".bin"))}
+    client.fetch_files(resolved | {"files": {name: files[name] for name in files.keys() - weights}}, state)
+    with explained(resolved, state):
         chosen = weights_of(files.keys(), state)
+    client.fetch_files(resolved | {"files": {name: files[name] for name in files if name in chosen}}, state)
+    with manifests.staged_folder(out) as scratch, explained(resolved, state, scratch):
         for name in files:
             if not name.endswith(WEIGHTS) or (name in chosen and not name.endswith(PICKLED)):
                 manifests.link_file(inside(state, name), inside(scratch, name))
@@ -175,7 +177,7 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         require_weights_only(path)
-        with more_memory(2 * path.stat().st_size + 2**30):
+        with more_memory(2 * path.stat().st_size + MORE):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Excess:
         raise

@@ -26,6 +26,8 @@ def fetch_tokenizer(repo: str, locked: dict | None, state: Path, name: str, fold
         ValueError: what it gives is no tokenizer, or one without an end-of-text token, or one that takes too much.
     """
     resolved = locked or client.resolve(repo, "main", client.tokenizer_files)
+    where = client.origin(resolved)
+    resolved = resolved | {"files": client.tokenizer_files(resolved["files"], where)}  # a lock may list anything
     for path in state.glob("*") if state.is_dir() else ():
         if path.name not in resolved["files"] and path.suffix != ".part":  # of another commit, which a killed job began
             path.unlink()
@@ -34,7 +36,7 @@ def fetch_tokenizer(repo: str, locked: dict | None, state: Path, name: str, fold
     try:
         manifest = tokenizer(definition, name, None, folder, manifest_path)
     except ValueError as error:
-        where, why = client.at(repo, resolved["commit"]), str(error).removeprefix(f"tokenizer {name}: ")
+        why = str(error).removeprefix(f"tokenizer {name}: ")
         raise ValueError(f"tokenizer {name}: {where}: {why}; name another one in `tokenizer_repo`") from error
     shutil.rmtree(state)
     return manifest

@@ -36,15 +36,15 @@ Tables = dict[str, pl.DataFrame]
 Place = tuple[str, str]  # method, dataset
 
 
-def plot(name: str, theme: dict, tables: Tables, svg: Path, png: Path, pdf: Path) -> None:
-    """Draw one figure of `FIGURES` and write it as SVG, PNG and PDF.
+def plot(name: str, theme: dict, tables: Tables, **files: Path) -> None:
+    """Draw one figure of `FIGURES` and write it.
 
     Args:
         name: which figure.
         theme: the config's section `plot`.
         tables: `measurements`, `checkpoints`, `schedules`, `runs`, `verdicts` and `noise` of the study; a trajectory
             that is not in `schedules` gets its learning rates from its checkpoints.
-        svg, png, pdf: output files.
+        files: output files by their kinds: `svg`, `png`, `pdf`.
 
     Raises:
         ValueError: there is no such figure.
@@ -53,7 +53,7 @@ def plot(name: str, theme: dict, tables: Tables, svg: Path, png: Path, pdf: Path
         raise ValueError(f"there is no figure {name!r}; figures are {', '.join(FIGURES)}")
     figures.use_style(theme)
     measurements = first_draws(tables["measurements"])
-    figures.save(FIGURES[name](tables | {"measurements": measurements}), svg, png, pdf)
+    figures.save(FIGURES[name](tables | {"measurements": measurements}), **files)
 
 
 def overview(tables: Tables) -> Figure:
@@ -353,5 +353,5 @@ if __name__ == "__main__":
         snakemake.params.figure,
         snakemake.params.theme,
         {name: pl.read_parquet(path) for name, path in snakemake.input.items()},
-        *(Path(snakemake.output[name]) for name in ("svg", "png", "pdf")),
+        **{name: Path(snakemake.output[name]) for name in figures.FORMATS},
     )

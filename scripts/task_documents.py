@@ -88,9 +88,9 @@ def cloze_document(row: dict) -> dict | None:
     Returns:
         {"document", "context", "target": the word with the space before it}, or None where no sentence suits.
     """
-    words = list(re.finditer(r"\S+", row["text"]))
-    end = words[:CLOZE_WORDS][-1].end() if words else 0
-    ends = [match for match in SENTENCE_END.finditer(row["text"]) if match.end() < end]
+    words = first_words(row["text"], CLOZE_WORDS)
+    end = words[-1].end() if words else 0
+    ends = list(itertools.takewhile(lambda match: match.end() < end, SENTENCE_END.finditer(row["text"])))
     if not ends or len(row["text"][: ends[-1].start()].split()) < FEWEST_WORDS:
         return None
     return {
@@ -107,9 +107,14 @@ def rolling_document(row: dict) -> dict | None:
     return {"document": row["document"], "text": row["text"]} if suits else None
 
 
+def first_words(text: str, count: int) -> list[re.Match]:
+    """The first so many words of a text; a list of all those of a long document takes gigabytes."""
+    return list(itertools.islice(re.finditer(r"\S+", text), count))
+
+
 def _continuation(row: dict) -> dict | None:
     """Cut a document at a plain space into context and continuation; about half of a short one is context."""
-    words = list(re.finditer(r"\S+", row["text"]))
+    words = first_words(row["text"], CONTEXT_WORDS + CONTINUATION_WORDS)
     longest = min(CONTEXT_WORDS, len(words) - CONTINUATION_WORDS)
     for cut in range(longest, FEWEST_WORDS - 1, -1):
         start, end = words[cut - 1].end(), words[cut].start()

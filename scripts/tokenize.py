@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +12,10 @@ import polars as pl
 
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.shortages import Refused, refusing
 
 BATCH = 1024
+MOST_CHARACTERS = 10**7  # that are encoded at once, for each takes 0.2 to 0.4 KB
 
 
 def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, str]) -> dict:
@@ -28,7 +31,7 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
             `documents` (parquet: document; start and tokens, in tokens of the stream, with the end-of-text token;
             characters; UTF-8 bytes) and `manifest`, which is also returned.
 
-    Raises ValueError if the tokenizer has no end-of-text token.
+    Raises ValueError if the tokenizer has no end-of-text token, or fails on a document, as it may on rare words.
     """
     from transformers import AutoTokenizer
 
@@ -38,7 +41,11 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
     width = np.uint16 if max(len(loaded), largest_id(loaded) + 1) < 2**16 else np.uint32
     Path(out["tokens"]).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=Path(out["tokens"]).parent) as raw:
-        index = encode(text, loaded, raw, width)
+        try:
+            with refusing(f"the tokenizer {tokenizer}", f"a document of {text}"):
+                index = encode(text, loaded, raw, width)
+        except Refused as error:
+            raise ValueError(f"{error}; take another tokenizer, or tell its owners") from error
         count = int(index["tokens"].sum())
         np.save(out["tokens"], np.memmap(raw, dtype=width, mode="r") if count else np.empty(0, dtype=width))
     index.write_parquet(out["documents"], compression="zstd", compression_level=3)
@@ -98,7 +105,21 @@ def encode_batch(tokenizer, texts: list[str]) -> list[list[int]]:
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    groups = within(texts, MOST_CHARACTERS)
+    return [item.ids for group in groups for item in backend.encode_batch_fast(group, add_special_tokens=False)]
+
+
+def within(texts: list[str], most: int) -> Iterator[list[str]]:
+    """Texts in their order, in groups of at most so many characters, or of one text that is longer."""
+    group, size = [], 0
+    for text in texts:
+        if group and size + len(text) > most:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from scripts.lib.models import taking
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import confined
 from scripts.lib.runtime.logs import open_log
+from scripts.lib.runtime.shortages import is_shortage, kind_and_message
 from scripts.tokenize import encode_batch, largest_id
 
 END = "<|endoftext|>"
@@ -19,6 +20,7 @@ MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to load a tokeniz
 RUN = 2000  # letters
 SAMPLE = ["", "a b " * (RUN // 4), "ab" * (RUN // 2), *(chr(code) * RUN for code in range(32, 127)), "\n" * RUN]
 SAMPLE += ["def mean(of):\n    return sum(of) / len(of)  # 1.5e-3\n", "Ünïcode, 漢字, кириллица, عربي and 🙂. " * 50]
+LARGEST_ID = 10**7  # of a token, for there are lists by it; the largest known vocabularies have some 300,000 entries
 MOST_TOKENS = 16  # a byte of a document, and as many at its ends
 
 
@@ -120,8 +122,11 @@ def tried_out(path: str, name: str) -> Iterator[str]:
             taking.clean_tokenizer(Path(scratch))
             try_out(Path(scratch))
             yield scratch
-        except ValueError as error:
-            raise ValueError(f"tokenizer {name}: {str(error).replace(scratch, path)}") from error
+        except Exception as error:  # of whatever a tokenizer's files make transformers do
+            if is_shortage(error):
+                raise
+            why = str(error) if isinstance(error, ValueError) else kind_and_message(error)
+            raise ValueError(f"tokenizer {name}: {why.replace(scratch, path)}") from error
 
 
 def try_out(folder: Path) -> None:
@@ -135,22 +140,42 @@ def try_out(folder: Path) -> None:
     files = [name for name in taking.OF_TOKENIZER if (folder / name).is_file()]
     if not files:
         return
-    try:
-        confined(lambda: encode_sample(str(folder)), MEMORY, SECONDS)
-    except ValueError as error:
-        raise ValueError(f"{error} (to load {', '.join(files)} and to encode a page of text)") from error
+    with tempfile.TemporaryDirectory(prefix="trajquant-tokenizer-") as saved:  # here, for the process may be killed
+        try:
+            confined(lambda: encode_and_save(str(folder), saved), MEMORY, SECONDS)
+        except ValueError as error:
+            why = str(error).replace(saved, "what was saved of it")
+            raise ValueError(f"{why} (to load {', '.join(files)}, to encode a page of text and to save it)") from error
 
 
-def encode_sample(folder: str) -> None:
-    """Load a tokenizer and encode `SAMPLE`; a ValueError where a document has too many tokens, or ids that are none."""
+def encode_and_save(folder: str, saved: str) -> None:
+    """Load a tokenizer, encode `SAMPLE` and save it, as is done with each, and the same with what was saved.
+
+    Raises:
+        ValueError: a document has too many tokens, or ids that are none, or other ones by what was saved.
+        Exception: whatever its files make transformers raise.
+    """
     loaded = load(folder)
+    plain = encode_sample(loaded)
+    loaded.save_pretrained(saved)
+    if encode_sample(load(saved)) != plain:
+        raise ValueError("it makes other tokens once it has been saved")
+
+
+def encode_sample(loaded) -> list[list[int]]:
+    """The ids of `SAMPLE`; a ValueError where a document has too many tokens, or ids that are none."""
     largest = largest_id(loaded)
+    if largest > LARGEST_ID:
+        raise ValueError(f"it has the id {largest}, and {LARGEST_ID} is the largest that is taken")
+    if not isinstance(loaded.eos_token_id, int | None):
+        raise ValueError("its `eos_token` is no token")
     plain, marked = encode_batch(loaded, SAMPLE), loaded.backend_tokenizer.encode_batch_fast(SAMPLE)
     for text, ids in zip(SAMPLE * 2, [*plain, *(encoding.ids for encoding in marked)], strict=True):
         if max(ids, default=0) > largest:
             raise ValueError(f"it makes id {max(ids)} of a text, and the largest of its vocabulary is {largest}")
         if len(ids) > MOST_TOKENS * (len(text.encode()) + 1):
             raise ValueError(f"it makes {len(ids)} tokens of a text of {len(text.encode())} bytes")
+    return plain
 
 
 def load(folder: str):

@@ -1,5 +1,6 @@
 """Small real models and corpora that the unit tests share, and the smoke study, run once for real."""
 
+import gc
 import os
 import shutil
 
@@ -18,6 +19,7 @@ from tests.tools import copy_tree, snakemake
 # configuration ends that at once. The cluster of tests/slurm takes the variable away.
 os.environ["SLURM_CONF"] = os.devnull
 
+LONGEST = ("test_quantize", "test_hub", "test_prefetch", "test_kills", "test_reruns")  # minutes each
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -51,6 +53,15 @@ def tiny_model(request, tmp_path_factory, tiny_tokenizer):
 
 
 @pytest.fixture
+def new_process():
+    """Lets the gate of `quantize` start a Python of its own, as it does where more than one thread computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def token_stream(tmp_path):
     """A token stream of 100 documents of about 50 tokens, with its document index; returns the path of the stream."""
     draw = np.random.default_rng(0)
@@ -67,12 +78,23 @@ def token_stream(tmp_path):
     return tmp_path / "stream.npy"
 
 
+def pytest_collection_finish():
+    """What has been imported stays: no garbage collection has to look at it, and libraries order many."""
+    gc.freeze()
+
+
 class ByFile(LoadScopeScheduling):
     """The tests of a file go to one process, and so do all that share the Slurm cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
         return "tests/slurm" if file.startswith("tests/slurm/") else file
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files of each folder first, so that all processes end together."""
+    folders = list(dict.fromkeys(item.path.parent for item in items))
+    items.sort(key=lambda item: (folders.index(item.path.parent), item.path.stem not in LONGEST))
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 from scipy import optimize
 
-from scripts.lib.analysis import intervals, resampling
+from scripts.lib.analysis import intervals
+from scripts.lib.analysis.resampling import bootstrap_means
 from scripts.lib.analysis.verdicts import (
     EQUAL,
     HIGHER,
@@ -183,14 +184,14 @@ def other_intervals(world: World, runs: int, studies: int, seed: int = 3) -> dic
         data = study(world, runs, truth, generator)
         effects, _ = data.effects()
         flat = data.sums.reshape(-1, world.documents), data.sizes.reshape(-1, world.documents)
-        means = resampling.bootstrap_means(*flat, DRAWS, number).reshape(DRAWS, runs, 4)
+        means = bootstrap_means(*flat, DRAWS, number).reshape(DRAWS, runs, 4)
         drawn = data.effect(np.moveaxis(means, -1, 0))
         picked = np.take_along_axis(drawn, generator.integers(0, runs, drawn.shape), axis=1)
         bounds = {
-            "one run": resampling.interval(drawn[:, :1], CONFIDENCE),
-            "documents": resampling.interval(drawn.mean(axis=1, keepdims=True), CONFIDENCE),
+            "one run": percentiles(drawn[:, :1]),
+            "documents": percentiles(drawn.mean(axis=1, keepdims=True)),
             "runs": across_runs(effects, None, CONFIDENCE)[1:],
-            "both": resampling.interval(picked.mean(axis=1, keepdims=True), CONFIDENCE),
+            "both": percentiles(picked.mean(axis=1, keepdims=True)),
         }
         for name, (lower, upper) in bounds.items():
             hits[name].append(lower <= truth <= upper)
@@ -208,10 +209,17 @@ def within_runs(world: World, runs: int, studies: int, seed: int = 4) -> dict[st
         data = study(still, runs, truth, generator)
         found = judge(*data.effects(), HIGHER, 0.0, CONFIDENCE)
         hits["jackknife"].append(found.lower <= truth <= found.upper)
-        drawn = data.effect(resampling.bootstrap_means(data.sums[0], data.sizes[0], DRAWS, number).T)
-        lower, upper = resampling.interval(drawn[:, None], CONFIDENCE)
+        drawn = data.effect(bootstrap_means(data.sums[0], data.sizes[0], DRAWS, number).T)
+        lower, upper = percentiles(drawn[:, None])
         hits["bootstrap"].append(lower[0] <= truth <= upper[0])
     return {name: share(found) for name, found in hits.items()}
+
+
+def percentiles(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval over the first axis, (lower, upper), each shaped as one sample."""
+    tail = (1 - CONFIDENCE) / 2
+    lower, upper = np.quantile(samples, [tail, 1 - tail], axis=0)
+    return lower, upper
 
 
 def main(studies: int) -> None:

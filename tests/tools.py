@@ -14,6 +14,7 @@ import yaml
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.study.trajectories.families import Families
 from scripts.lib.study.trajectories.reading import add_trajectories
+from tests import starts
 
 ROOT = Path(__file__).parents[1]
 RULES = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
@@ -53,9 +54,16 @@ def snakemake(tree: Path, study: str, *arguments: str, fails: bool = False) -> s
     return done.stdout
 
 
+def dry_run(tree: Path, study: str, *arguments: str, fails: bool = False) -> str:
+    """What a dry-run of the workflow in a tree prints; `fails` says whether it is to fail."""
+    done = starts.dry_run(tree, *command(study, *arguments)[3:])
+    assert (done.returncode != 0) == fails, done.stdout[-5000:]
+    return done.stdout
+
+
 def planned(tree: Path, study: str, *arguments: str) -> dict[str, int]:
     """Jobs by rule that a run would do."""
-    return job_counts(snakemake(tree, study, "--dry-run", *arguments))
+    return job_counts(dry_run(tree, study, *arguments))
 
 
 def job_counts(output: str) -> dict[str, int]:

@@ -5,6 +5,7 @@ Each module has `ABOUT`, all that the workflow knows of the library (workflow/sc
 (`transform` in a recipe) is in transforms.py, which architectures a method is refused for in support.py.
 """
 
+import gc
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -50,12 +51,23 @@ def load_quantizer(library: str):
 
     if library not in libraries():
         raise KeyError(f"there is no quantizer `{library}`; there are: {', '.join(libraries())}")
-    return importlib.import_module(f"scripts.quantizers.{library}").quantize
+    return _imported(library).quantize
 
 
 def load_transform():
     """The `transform` function, imported now."""
-    return importlib.import_module("scripts.quantizers.transforms").transform
+    return _imported("transforms").transform
+
+
+def _imported(name: str):
+    """A module of this folder. What it imports stays, so that the garbage collector is told to look at it no more.
+
+    Libraries call that after every layer, and on a small model spend most of their time in it.
+    """
+    module = importlib.import_module(f"scripts.quantizers.{name}")
+    gc.collect()
+    gc.freeze()
+    return module
 
 
 def save_dense(

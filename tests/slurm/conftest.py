@@ -47,7 +47,7 @@ def cluster(slurm, done):
 def going(slurm, finished, tmp_path_factory):
     """The study `few` while it runs under Slurm; a second head, and `make recover`, have been tried in its folder."""
     tree = add_few(copy_tree(tmp_path_factory.mktemp("study") / "tree"))
-    head = Head(slurm, tree, "few")
+    head = Head(slurm, tree, "few", often=True)
     head.running("tokenizer")
     head.second = Head(slurm, tree, "few").finish(fails=True)
     head.recovery = command(slurm, tree, "recover")

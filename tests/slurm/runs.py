@@ -22,7 +22,7 @@ QUICK = (
 class Head:
     """A head process: the README's command, started in a tree; its output goes to head-N.txt in that tree.
 
-    `often`: it asks for states every few seconds (`often.py`), for a test in which long nothing ends.
+    `often`: it asks for states every few seconds (`often.py`), for a test that would wait for that.
     """
 
     def __init__(self, cluster: Cluster, tree: Path, study: str, *arguments: str, site: str = "", often: bool = False):
@@ -63,16 +63,15 @@ class Head:
         """The jobs of this tree that wait or run."""
         return [job for job in self.cluster.jobs() if job[3] == str(self.tree)]
 
+    def seen(self, rule: str, node: str | None = None) -> tuple[str, str] | None:
+        """(id, node) of a job that runs now, of a rule, on a node if one is given; an empty rule is any."""
+        assert self.process.poll() is None, self.said[-5000:]
+        jobs = [job for job in self.jobs() if job[1] == "RUNNING" and f"rule_{rule}" in job[4]]
+        return next(((job[0], job[2]) for job in jobs if node in (None, job[2])), None)
+
     def running(self, rule: str, node: str | None = None) -> tuple[str, str]:
-        """(id, node) of a job that runs, of a rule, on a node if one is given, waited for
-        as long as the head lives. An empty rule is any."""
-
-        def find():
-            assert self.process.poll() is None, self.said[-5000:]
-            jobs = [job for job in self.jobs() if job[1] == "RUNNING" and f"rule_{rule}" in job[4]]
-            return next(((job[0], job[2]) for job in jobs if node in (None, job[2])), None)
-
-        return wait_for(find, LONG, f"a job of {rule} to run on {node or 'a node'}")
+        """The same, waited for as long as the head lives."""
+        return wait_for(lambda: self.seen(rule, node), LONG, f"a job of {rule} to run on {node or 'a node'}")
 
 
 def command(cluster: Cluster, tree: Path, name: str, **environment: str) -> subprocess.CompletedProcess:

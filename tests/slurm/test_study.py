@@ -1,5 +1,7 @@
 """A whole study on a real Slurm whose jobs have no network, and what a user does around it."""
 
+import shutil
+
 import polars
 import pytest
 
@@ -15,18 +17,29 @@ def table(tree, name, study="few"):
     return polars.read_parquet(tree / f"results/tables/{study}/{name}.parquet")
 
 
-@pytest.mark.parametrize("form", ["gpus", "gres"])
-def test_a_gpu_is_asked_for_in_both_forms(slurm, going, tree, form):
-    edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
-    target = "results/evaluated/smoke/step-20/none/loss-smoke.parquet"
-    head = Head(slurm, tree, "smoke", "--retries", "0", target, site=f"gpu_request: {form}\n", often=True)
-    job, _ = head.running("train")  # another device trains anew
-    asked = slurm.ask("scontrol", "--details", "show", "job", job)
-    assert {"gpus": "TresPerJob=gres:gpu:1", "gres": "TresPerNode=gres:gpu:1"}[form] in asked
-    assert "GRES=gpu:1(IDX:0)" in asked, "the job has the node's GPU"
-    said = head.finish(fails=True)
-    assert "torch sees no GPU" in said, "a counted GPU is none: the job starts and says so"
-    wait_for(lambda: not head.jobs(), LONG, "the queue to be empty")
+def test_a_gpu_is_asked_for_in_both_forms(slurm, going, finished, tmp_path):
+    """Both at once, each in a tree of its own."""
+    target, heads, asked = "results/evaluated/smoke/step-20/none/loss-smoke.parquet", {}, {}
+    for form in ("gpus", "gres"):
+        tree = shutil.copytree(finished, tmp_path / form, symlinks=True)
+        edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": "cuda"}))
+        site = f"gpu_request: {form}\n"
+        heads[form] = Head(slurm, tree, "smoke", "--retries", "0", target, site=site, often=True)
+
+    def both_asked():
+        for form in heads.keys() - asked.keys():
+            if job := heads[form].seen("train"):  # another device trains anew
+                asked[form] = slurm.ask("scontrol", "--details", "show", "job", job[0])
+        return asked.keys() == heads.keys()
+
+    wait_for(both_asked, LONG, "a GPU in both forms")
+    assert "TresPerJob=gres:gpu:1" in asked["gpus"]
+    assert "TresPerNode=gres:gpu:1" in asked["gres"]
+    for form, head in heads.items():
+        assert "GRES=gpu:1(IDX:0)" in asked[form], "the job has the node's GPU"
+        said = head.finish(fails=True)
+        assert "torch sees no GPU" in said, "a counted GPU is none: the job starts and says so"
+        wait_for(lambda head=head: not head.jobs(), LONG, "the queue to be empty")
 
 
 def test_tables_equal_a_local_runs_to_the_last_bit(done, tree):

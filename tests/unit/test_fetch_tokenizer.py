@@ -7,12 +7,13 @@ from transformers import AutoTokenizer
 
 from scripts import tokenizer as stage
 from scripts.fetch_tokenizer import fetch_tokenizer
-from scripts.lib.hub import client
+from scripts.lib.hub import client, locks
 from scripts.tokenize import encode_batch
 from tests.hub import connect
 from tests.hub.server import Hub
 
 END = "<|endoftext|>"
+ENTRY = {"bytes": 3, "blob": "0" * 40}
 
 
 def test_the_locked_tokenizer_is_taken(tmp_path, monkeypatch, tiny_tokenizer):
@@ -64,11 +65,32 @@ def test_json_that_is_none_is_named(take, tmp_path, name, content, message):
     assert not (tmp_path / "tokenizer").exists()
 
 
-def test_a_lock_writes_nothing_outside(take, tmp_path):
-    entry = {"bytes": 3, "blob": "0" * 40}
-    with pytest.raises(client.Unavailable, match=r"org/tokenizer at 0000.*: '\.\./x\.json' leads out of the folder"):
-        take({}, {"repo": "org/tokenizer", "commit": "0" * 40, "files": {"../x.json": entry}})
-    assert {path.name for path in tmp_path.iterdir()} == {"source", "hub", "state"}
+def edit_lock(tmp_path, monkeypatch, files):
+    """A lock of the tokenizer with other files, in the place of locks."""
+    monkeypatch.chdir(tmp_path)
+    locked = {"repo": "org/tokenizer", "commit": "0" * 40, "files": files}
+    locks.write("config/trajectories", "run", {"revisions": {}, "tokenizer": locked})
+    return locked
+
+
+@pytest.mark.parametrize("files", [{}, {"../x.json": ENTRY}, {"evil.py": ENTRY, "config.json": ENTRY}])
+def test_a_lock_without_a_tokenizer_is_named(take, tmp_path, monkeypatch, files):
+    where = (
+        r"org/tokenizer at 0{12} \(locked in config/trajectories/locks/run\.json: if that was edited, delete its entry"
+    )
+    with pytest.raises(client.Unavailable, match=f"^{where} there and run `make resolve`\\) has no tokenizer; "):
+        take({}, edit_lock(tmp_path, monkeypatch, files))
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "hub", "config"}
+
+
+def test_a_lock_of_another_file_is_named(take, tmp_path, monkeypatch):
+    locked = edit_lock(tmp_path, monkeypatch, {"tokenizer.json": ENTRY, "../x.json": ENTRY})
+    told = (
+        r"^org/tokenizer at 0{12}: tokenizer\.json, locked in config/trajectories/locks/run\.json: the hub has no such"
+    )
+    with pytest.raises(client.Unavailable, match=told):
+        take({}, locked)
+    assert not (tmp_path / "x.json").exists()
 
 
 @pytest.mark.parametrize("key", ["vocab", "vocab_file", "tokenizer_file"])
@@ -137,6 +159,14 @@ def test_a_tokenizer_that_grows_is_refused(take, tmp_path, monkeypatch, parts, m
     with pytest.raises(ValueError, match=told):
         take({"tokenizer.json": backend(tmp_path, **parts)})
     assert not (tmp_path / "tokenizer").exists()
+
+
+def test_an_id_beyond_all_vocabularies_is_refused(take, tmp_path):
+    """There are lists by ids: of 2^32 they take 34 GB."""
+    model = json.loads(backend(tmp_path))["model"]
+    model["vocab"]["w63"] = 2 * 10**7
+    with pytest.raises(ValueError, match="it has the id 20000000, and 10000000 is the largest that is taken"):
+        take({"tokenizer.json": backend(tmp_path, model=model)})
 
 
 def test_padding_is_not_carried_out(take, tmp_path):
@@ -212,3 +242,42 @@ def test_settings_take_no_time_and_memory(take, tmp_path, monkeypatch, settings)
     known = json.loads((tmp_path / "source/tokenizer_config.json").read_text())
     with pytest.raises(ValueError, match=r"tokenizer own: org/tokenizer at .*it takes more than .* `tokenizer_repo`$"):
         take({"tokenizer_config.json": json.dumps(known | settings).encode()})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"_tokenizer": 5},  # is set, and not to be written as JSON
+        {"backend_tokenizer": {"a": 1}},
+        {"tokenizer_class": 5},
+        {"eos_token": ["a"]},
+        {"added_tokens_decoder": {"0": {"content": 5}}},
+    ],
+)
+def test_settings_of_any_name_and_type_are_refused_in_one_line(take, tmp_path, settings):
+    known = json.loads((tmp_path / "source/tokenizer_config.json").read_text())
+    told = r"^tokenizer own: org/tokenizer at \w+: .* \(to load tokenizer\.json, tokenizer_config\.json, .*_repo`$"
+    with pytest.raises(ValueError, match=told):
+        take({"tokenizer_config.json": json.dumps(known | settings).encode()})
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_a_users_settings_are_refused_in_one_line(tmp_path, tiny_tokenizer):
+    definition = own_folder(tmp_path, tiny_tokenizer, tokenizer_config={"eos_token": END, "_tokenizer": 5})
+    with pytest.raises(
+        ValueError, match=r"^tokenizer mine: TypeError: .*\(to load tokenizer\.json, tokenizer_config\.j"
+    ):
+        written(tmp_path, definition)
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), MemoryError("x")])
+def test_what_fails_after_the_trial_is_named_too(tmp_path, monkeypatch, tiny_tokenizer, error):
+    """Unless the machine failed: such a job is tried again."""
+
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(stage, "take", fail)
+    failure, told = (ValueError, "^tokenizer mine: TypeError: x$") if type(error) is TypeError else (MemoryError, "^x$")
+    with pytest.raises(failure, match=told):
+        written(tmp_path, own_folder(tmp_path, tiny_tokenizer))

@@ -293,6 +293,17 @@ def test_words_of_a_stranger_are_no_failure_of_the_machine(words, tmp_path):
             raise error
 
 
+class Panic(BaseException):
+    """As that of pyo3, by which Rust's libraries, tokenizers among them, tell of their own mistakes."""
+
+
+def test_a_panic_of_a_library_is_a_refusal():
+    with pytest.raises(Refused, match="library fails on this model: Panic: "), refusing("library"):
+        raise Panic
+    with pytest.raises(KeyboardInterrupt), refusing("library"):
+        raise KeyboardInterrupt
+
+
 def test_a_program_that_finds_the_disk_full_fails_the_job():
     with pytest.raises(OSError, match="tool found the disk full"):
         run_program([sys.executable, "-c", "raise OSError(28, 'No space left on device')"], "tool")

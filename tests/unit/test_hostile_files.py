@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load, save
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from scripts import fetch as fetching
 from scripts.fetch import fetch_checkpoint
 from scripts.lib.hub import client
 from scripts.lib.models import folders, loadable
@@ -174,6 +175,23 @@ def test_old_buffers_and_tied_weights_are_taken(take, files, tmp_path):
     load_dense(tmp_path / "model")
 
 
+@one_class
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_usual_precision_are_taken(take, files, kind):
+    tensors = load(files[WEIGHTS])
+    first = sorted(tensors)[0]
+    assert take(files | {WEIGHTS: save_weights(tensors | {first: tensors[first].to(kind)})})["status"] == "ok"
+
+
+def test_buffers_that_are_no_floats_are_taken(take, tmp_path):
+    """As the masks in GPT-2's own files."""
+    files = made(tmp_path / "hub/made", "gpt2", n_head=2, n_layer=1, n_embd=48)
+    tensors = load(files[WEIGHTS])
+    tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.uint8)
+    manifest = take(files | {WEIGHTS: save_weights(tensors)})
+    assert manifest["status"] == "ok", manifest["reason"]
+
+
 ASKS_FOR_MORE = {"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4]}}
 
 
@@ -194,6 +212,16 @@ def with_shape(tensors: dict) -> dict:
     return tensors | {sorted(tensors)[-1]: torch.zeros(3, 5)}
 
 
+def of_integers(tensors: dict) -> dict:
+    first = sorted(tensors)[0]
+    return tensors | {first: tensors[first].long()}
+
+
+def of_float8(tensors: dict) -> dict:
+    first, second = sorted(tensors)[:2]
+    return tensors | {first: tensors[first].to(torch.float8_e4m3fn), second: tensors[second].bool()}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -202,6 +230,8 @@ def with_shape(tensors: dict) -> dict:
         (with_shape, r"does not load: mismatched: \S+ is \[3, 5\], not \[\d+"),
         (lambda tensors: tensors | {"no space left": torch.ones(2)}, "does not load: unexpected: no space left"),
         (lambda tensors: {}, "does not load: missing: .* and 1[0-9] more|does not load: missing: .* and 2[0-9] more"),
+        (of_integers, r"does not load: int64 is no type of weights \(float16, .* 64\): \S+\.weight"),
+        (of_float8, "does not load: bool and float8_e4m3fn is no type of weights"),
         (lambda tensors: tensors | {"a\n\x1b[2J<img src=x>": torch.ones(2)}, r"unexpected: a  \[2J<img"),
     ],
 )
@@ -247,6 +277,7 @@ def test_a_tensor_in_two_files_is_refused(take, files, tmp_path):
         ({"vocab_size": 10**19}, r"transformers makes no model of its config\.json \(TypeError"),
         ({"num_attention_heads": 0}, r"no model of its config\.json \(ZeroDivisionError"),
         ({"hidden_act": "out of memory"}, r"no model of its config\.json \(KeyError: 'out of memory'"),
+        ({"save_pretrained": 5}, r"config\.json sets save_pretrained, by which transformers works on configs"),
         ({"hidden_size": "many"}, r"no model of its config\.json"),
         ({"transformers_weights": "../other.safetensors"}, "`transformers_weights` chooses other weight files"),
         ({"quantization_config": {"quant_method": "awq"}}, "has a `quantization_config`: it is quantized already"),
@@ -340,6 +371,12 @@ def test_settings_of_generated_text_are_left_out(take, files, tmp_path):
     take(files | {"generation_config.json": json.dumps(settings).encode()})
     assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {"eos_token_id": [0, 1]}
     load_dense(tmp_path / "model").save_pretrained(tmp_path / "hub/saved")
+    settings = {"pad_token_id": [0], "bos_token_id": [0, 1], "eos_token_id": [[0]], "use_cache": "x"}
+    settings |= {"transformers_version": True, "_from_model_config": "x", "forced_eos_token_id": {}}
+    take(files | {"generation_config.json": json.dumps(settings).encode()})
+    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {}
+    take(files | {"generation_config.json": json.dumps({"pad_token_id": 10**30, "eos_token_id": True}).encode()})
+    assert json.loads((tmp_path / "model/generation_config.json").read_text()) == {}
     take(files)
     assert (tmp_path / "model/generation_config.json").read_bytes() == files["generation_config.json"]
 
@@ -400,6 +437,16 @@ def test_nothing_is_taken_that_a_lock_lists_beside_the_model(take, files, tmp_pa
     assert manifest["status"] == "ok"
     assert manifest["files"].keys() == take(files)["files"].keys()
     assert not manifest["files"].keys() & HOSTILE.keys()
+
+
+@one_class
+@pytest.mark.parametrize("form", [with_others, with_a_stale_index, of_pickles])
+def test_nothing_is_downloaded_that_the_index_does_not_name(take, files, server, form):
+    unnamed = {"extra-00001-of-00001.safetensors": bytes(10**5), "pytorch_model-extra.bin": bytes(10**5)}
+    names = unnamed if form is with_others else {"pytorch_model-extra.bin": bytes(10**5)}
+    assert take(form(files) | names)["status"] == "ok"
+    asked = {address.rsplit("/", 1)[-1].rsplit("=", 1)[-1] for _, address, *_ in server.requests}
+    assert not asked & {*unnamed, "consolidated.safetensors"}
 
 
 @one_class
@@ -625,6 +672,24 @@ def test_pickles_that_are_bombs_or_no_weights_are_refused(take, files, tmp_path,
     manifest = take({"config.json": files["config.json"], BIN: content})
     require_refused(manifest, tmp_path / "model", f"{BIN}:? {message}")
     assert not (tmp_path / CANARY).exists()
+
+
+def of_sets(number: int) -> bytes:
+    """A pickle of so many sets, each of which takes some two hundred times its byte before torch can refuse it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as new:
+        content = b"\x80\x02" + b"\x8f" * number + b"."
+        for name, text in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+            new.writestr(f"archive/{name}", text)
+    return file.getvalue()
+
+
+@one_class
+def test_a_pickle_that_takes_far_more_memory_than_its_size_is_refused(take, files, tmp_path, monkeypatch):
+    """The machine has not failed: another attempt would end as this one."""
+    monkeypatch.setattr(fetching, "MORE", 5 * 10**7)
+    manifest = take({"config.json": files["config.json"], BIN: of_sets(5 * 10**5)})
+    require_refused(manifest, tmp_path / "model", f"{BIN} takes far more memory than its size, and is not opened")
 
 
 @one_class

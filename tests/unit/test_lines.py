@@ -72,6 +72,17 @@ def test_seeds_are_one_line_and_groups_differ_in_colour_and_marker():
     assert {line.dashes for line in drawn.lines} == {"-", "--"}
 
 
+def test_branches_of_a_family_that_leave_at_other_checkpoints_are_lines_of_their_own():
+    rows = [trunk("t-1", "t", seed=1), trunk("t-2", "t", seed=2)]
+    rows += [branch(f"c-{seed}-{start}", "c", f"t-{seed}", start, seed=seed) for seed in (1, 2) for start in (400, 600)]
+    lines = drawing(checkpoints(*rows), pl.DataFrame(rows)).lines
+    assert [(line.label, len(line.tracks)) for line in lines] == [
+        ("run", 2),
+        ("branch from step 400", 2),
+        ("branch from step 600", 2),
+    ]
+
+
 def test_where_only_seeds_differ_kinds_have_the_colours():
     rows = families(weight_decays=(0.5,))
     assert factors(pl.DataFrame(rows)) == []

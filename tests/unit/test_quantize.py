@@ -71,8 +71,9 @@ def run(model, method, tmp_path, **changes):
 
 
 @pytest.mark.parametrize("library", ONE_OF_EACH)
-def test_each_library_on_each_architecture(tiny_model, tmp_path, library):
-    """Through the real gate, in its own process."""
+def test_each_library_on_each_architecture(tiny_model, tmp_path, library, request):
+    """On one of them through the real gate, in a process that imports all anew, which takes seconds."""
+    request.getfixturevalue("new_process" if tiny_model.name == "llama" else "near_gate")
     result = run(tiny_model, ONE_OF_EACH[library], tmp_path)
     assert result["status"] == "ok", result["reason"]
     names = set(block_linears(load_dense(tiny_model)))
@@ -184,7 +185,9 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+import torch
 from transformers import PreTrainedModel
+torch.set_num_threads(1)  # so that the gate's process is a fork
 from scripts.quantize import quantize
 from tests.unit.test_quantize import PROBE, RTN
 whole = PreTrainedModel.save_pretrained

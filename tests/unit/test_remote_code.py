@@ -140,8 +140,8 @@ def test_pinned_code_is_not_run_to_judge_a_checkpoint(take, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["rtn-w3-g64", "nf4", "gptq-w3-g64", "fp8"])
-def test_a_quantized_model_carries_its_code(take, tmp_path, method):
-    """Through the real gate, in its own process: one library of each way to load a model."""
+def test_a_quantized_model_carries_its_code(take, tmp_path, new_process, method):
+    """Through the real gate, in a new process: one library of each way to load a model."""
     result = run_method(method, take(PINS), tmp_path)
     assert result["status"] == "ok", result["reason"]
     assert own_code.pinned(tmp_path / "quantized") == PINS

@@ -16,26 +16,16 @@ from scripts.lib.analysis.measures import read_loss
 from scripts.lib.data.text_bytes import segment_bytes, token_sizes
 from scripts.lib.data.windows import segments
 from scripts.lib.runtime import manifests
-from scripts.tokenize import tokenize
-from scripts.tokenizer import tokenizer
+from tests.unit.small_corpus import TEXTS, VOCABULARY, tokenize_corpus, write_corpus
 
-TEXTS = [f"Row {number}: ünïcode 漢字 😀 " + "again " * (number % 7) for number in range(60)]
-END = "<|endoftext|>"
-NAMES = {"tokenizer": "tiny", "corpus": "small", "split": "validation"}
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A folder with a tokenizer of bytes, and a tokenized split."""
-    folder = tmp_path_factory.mktemp("corpus")
-    table = pl.DataFrame({"document": [f"{number:016x}" for number in range(len(TEXTS))], "text": TEXTS})
-    table.write_parquet(folder / "text.parquet")
-    definition = {"source": "train", "corpus": "small", "vocabulary": 300}
-    tokenizer(definition, "tiny", str(folder / "text.parquet"), str(folder / "tokenizer"), str(folder / "m.json"))
-    out = {"tokens": "s.npy", "documents": "s.parquet", "manifest": "s.json"}
-    out = {key: str(folder / name) for key, name in out.items()}
-    tokenize(str(folder / "text.parquet"), str(folder / "tokenizer"), NAMES, out)
+    folder = write_corpus(tmp_path_factory.mktemp("corpus"), TEXTS)
+    tokenize_corpus(folder, folder)
     return folder
 
 
@@ -78,7 +68,7 @@ def test_blanks_and_single_bytes_of_sentencepiece(tmp_path):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     torch.manual_seed(0)
-    config = AutoConfig.for_model("llama", vocab_size=300, max_position_embeddings=4096, **SHAPE)
+    config = AutoConfig.for_model("llama", vocab_size=VOCABULARY, max_position_embeddings=4096, **SHAPE)
     folder = tmp_path_factory.mktemp("model")
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "model")
     manifests.write(folder / "manifest.json", {"status": "ok", "revision": "a"})

@@ -11,28 +11,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scripts import tokenize as stage
 from scripts.lib.runtime import manifests
-from scripts.tokenizer import tokenizer
+from scripts.tokenizer import tokenizer, try_out
+from tests.unit import small_corpus
+from tests.unit.small_corpus import NAMES, VOCABULARY, tokenize_corpus, write_corpus
 
-TEXTS = [f"Return the mean of row {number}: ünïcode, " + "again " * (number % 7) for number in range(60)]
-TEXTS += ["A text with <|endoftext|> in its middle.", "x"]
-NAMES = {"tokenizer": "tiny", "corpus": "small", "split": "train"}
+TEXTS = [*small_corpus.TEXTS, "A text with <|endoftext|> in its middle.", "x"]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    table = pl.DataFrame({"document": [f"{number:016x}" for number in range(len(TEXTS))], "text": TEXTS})
-    table.write_parquet(folder / "train.parquet")
-    definition = {"source": "train", "corpus": "small", "vocabulary": 300}
-    tokenizer(definition, "tiny", str(folder / "train.parquet"), str(folder / "tokenizer"), str(folder / "m.json"))
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("inputs"), TEXTS)
 
 
-def run(inputs, folder, text="train.parquet"):
-    out = {"tokens": "s.npy", "documents": "s-documents.parquet", "manifest": "s.json"}
-    out = {key: str(folder / name) for key, name in out.items()}
-    manifest = stage.tokenize(str(inputs / text), str(inputs / "tokenizer"), NAMES, out)
-    return manifest, np.load(out["tokens"]), pl.read_parquet(out["documents"])
+def run(inputs, folder, text="text.parquet"):
+    manifest = tokenize_corpus(inputs, folder, text)
+    return manifest, np.load(folder / "s.npy"), pl.read_parquet(folder / "s.parquet")
 
 
 def test_the_stream_decodes_to_the_documents(inputs, tmp_path, monkeypatch):
@@ -53,10 +46,10 @@ def test_the_stream_decodes_to_the_documents(inputs, tmp_path, monkeypatch):
         assert ids.index(loaded.eos_token_id) == len(ids) - 1
         assert (row["characters"], row["bytes"]) == (len(text), len(text.encode()))
     assert index["tokens"].sum() == len(stream) == manifest["tokens"]
-    assert (manifest["documents"], manifest["vocabulary"], manifest["eos"]) == (62, 300, loaded.eos_token_id)
+    assert (manifest["documents"], manifest["vocabulary"], manifest["eos"]) == (62, VOCABULARY, loaded.eos_token_id)
     assert manifest["sha256"] == manifests.sha256(tmp_path / "s.npy")
     assert NAMES.items() <= manifest.items()
-    assert {path.name for path in tmp_path.iterdir()} == {"s.npy", "s-documents.parquet", "s.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"s.npy", "s.parquet", "s.json"}
 
 
 @pytest.mark.parametrize("setting", ["truncation", "padding"])
@@ -65,7 +58,7 @@ def test_a_tokenizer_neither_cuts_nor_fills_documents(inputs, tmp_path, setting)
     changed = Tokenizer.from_file(str(inputs / "tokenizer/tokenizer.json"))
     changed.enable_truncation(4) if setting == "truncation" else changed.enable_padding(length=64)
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/train.parquet").symlink_to(inputs / "train.parquet")
+    (tmp_path / "in/text.parquet").symlink_to(inputs / "text.parquet")
     shutil.copytree(inputs / "tokenizer", tmp_path / "in/tokenizer")
     changed.save(str(tmp_path / "in/tokenizer/tokenizer.json"))
     _, stream, again = run(tmp_path / "in", tmp_path)
@@ -86,9 +79,24 @@ def test_a_tokenizer_that_is_taken_draws_nothing(inputs, tmp_path):
     assert encoded[0] == encoded[1]
 
 
+def test_a_document_that_makes_a_tokenizer_panic_is_told(inputs, tmp_path):
+    """By what its trial cannot meet: it takes endless ways to read what stands behind a rare word."""
+    (tmp_path / "in").mkdir()
+    shutil.copytree(inputs / "tokenizer", tmp_path / "in/tokenizer")
+    content = json.loads((inputs / "tokenizer/tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "rare(x+x+)+y"}, "content": ""}
+    (tmp_path / "in/tokenizer/tokenizer.json").write_text(json.dumps(content))
+    try_out(tmp_path / "in/tokenizer")
+    pl.DataFrame({"document": ["0"], "text": ["rare" + "x" * 1000]}).write_parquet(tmp_path / "in/text.parquet")
+    with pytest.raises(ValueError, match=r"^the tokenizer \S+/tokenizer fails on a document of \S+parquet: Panic"):
+        run(tmp_path / "in", tmp_path)
+
+
 def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):
     first, _, index = run(inputs, tmp_path)
-    monkeypatch.setattr(stage, "BATCH", 3)
+    monkeypatch.setattr(stage, "BATCH", 9)
+    monkeypatch.setattr(stage, "MOST_CHARACTERS", 60)
+    assert len(set(map(len, stage.within(TEXTS, 60)))) > 1
     second, _, again = run(inputs, tmp_path)
     assert first == second
     assert index.equals(again)
@@ -106,7 +114,7 @@ def test_a_large_vocabulary_needs_four_bytes_an_id(tmp_path):
     large = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), eos_token="w1")
     (tmp_path / "in").mkdir()
     large.save_pretrained(tmp_path / "in/tokenizer")
-    pl.DataFrame({"document": ["0"], "text": ["w65535"]}).write_parquet(tmp_path / "in/train.parquet")
+    pl.DataFrame({"document": ["0"], "text": ["w65535"]}).write_parquet(tmp_path / "in/text.parquet")
     _, stream, _ = run(tmp_path / "in", tmp_path)
     assert stream.dtype == np.uint32
     assert stream.tolist() == [65535, 1]
@@ -117,7 +125,7 @@ def test_a_vocabulary_with_gaps_is_as_wide_as_its_largest_id(tmp_path):
     gaps = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), eos_token="w1")
     (tmp_path / "in").mkdir()
     gaps.save_pretrained(tmp_path / "in/tokenizer")
-    pl.DataFrame({"document": ["0"], "text": ["big"]}).write_parquet(tmp_path / "in/train.parquet")
+    pl.DataFrame({"document": ["0"], "text": ["big"]}).write_parquet(tmp_path / "in/text.parquet")
     manifest, stream, _ = run(tmp_path / "in", tmp_path)
     assert stream.tolist() == [70_000, 1]
     assert manifest["vocabulary"] == 3

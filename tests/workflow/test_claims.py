@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.tools import copy_tree, edit, snakemake
+from tests.tools import copy_tree, dry_run, edit, snakemake
 
 CORPUS = "resources/corpora/smoke/manifest.json"  # made by the first job
 
@@ -18,7 +18,7 @@ def fresh(tmp_path):
 def test_claims_are_fixed_by_the_first_job_and_not_by_a_dry_run(fresh):
     record = fresh / "results/claims/smoke.jsonl"
     edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"].update(claims=["decay-raises"]))
-    said = snakemake(fresh, "smoke", "--dry-run", CORPUS)
+    said = dry_run(fresh, "smoke", CORPUS)
     assert "claim `decay-raises`: 1 comparison in seed 1" in said
     assert not record.exists()
     snakemake(fresh, "smoke", CORPUS)
@@ -33,7 +33,7 @@ def test_claims_are_fixed_by_the_first_job_and_not_by_a_dry_run(fresh):
 
 def test_what_the_reference_study_will_compare_and_what_it_refuses(fresh):
     """Of claims about the decay and the tokens nothing can be told in published runs; soups and stages can."""
-    said = snakemake(fresh, "paper", "--dry-run", "resources/corpora/c4/manifest.json")
+    said = dry_run(fresh, "paper", "resources/corpora/c4/manifest.json")
     told = [line for line in said.splitlines() if line.startswith("claim ")]
     assert told == [
         "claim `decay-raises`: 0 comparisons; 23 refused as not identifiable",
@@ -56,6 +56,6 @@ def test_what_the_reference_study_will_compare_and_what_it_refuses(fresh):
 )
 def test_a_claim_that_cannot_be_decided_is_refused_before_any_work(fresh, change, message):
     edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"].update(change))
-    said = snakemake(fresh, "smoke", "--dry-run", fails=True)
+    said = dry_run(fresh, "smoke", fails=True)
     assert message in said
     assert "Traceback" not in said

@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from scripts.lib.runtime.config_files import read_yaml, validate
 from scripts.lib.study.libraries import libraries
 from scripts.lib.study.recipes import check_recipe, recipe_schema
+from tests.starts import dry_run
 from tests.tools import ROOT, copy_tree, write_model
 
 DOCUMENTS = (
@@ -287,27 +287,13 @@ def shown(tmp_path_factory):
     return tree
 
 
-def run(tree: Path, command: str, *more: str) -> subprocess.CompletedProcess:
-    """Run a snakemake command in a tree."""
-    line = [sys.executable, "-m", *shlex.split(command), *more]
-    return subprocess.run(line, cwd=tree, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-
-
 SNAKEMAKE = [command for command in commands("snakemake") if not {"--report", "-n"} & set(command.split())]
 PLANNED = [command for command in SNAKEMAKE if " all_" not in command]  # test_dryruns.py plans the half-way targets
 
 
-@pytest.fixture(scope="module")
-def plans(shown):
-    """What each command prints as a dry-run; two at a time, so that the test takes seconds."""
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda command: run(shown, command, "-n", "--nolock"), PLANNED)
-    return dict(zip(PLANNED, done, strict=True))
-
-
 @pytest.mark.parametrize("command", PLANNED, ids=lambda command: command.replace("workflow/profiles/", ""))
-def test_a_command_can_be_planned(plans, command):
-    done = plans[command]
+def test_a_command_can_be_planned(shown, command):
+    done = dry_run(shown, *shlex.split(command)[1:])
     assert done.returncode == 0, done.stdout[-3000:]
     assert "--unlock" in command or "Job stats" in done.stdout
 
@@ -322,5 +308,5 @@ def test_targets_and_options_stand_before_the_config_file():
 
 def test_the_report_command_is_one_that_snakemake_knows(shown):
     (command,) = [command for command in commands("snakemake") if "--report" in command]
-    done = run(shown, command, "--list-rules")
+    done = dry_run(shown, *shlex.split(command)[1:], "--list-rules")
     assert done.returncode == 0, done.stdout[-3000:]

@@ -1,6 +1,5 @@
 """Every study can be planned on a fresh clone, and every mistake ends in one clear message before any work."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tools import AFTER_CELLS, ROOT, command, copy_tree, edit, job_counts, planned, snakemake, write_own_run
+from tests import starts
+from tests.tools import (
+    AFTER_CELLS,
+    ROOT,
+    command,
+    copy_tree,
+    dry_run,
+    edit,
+    job_counts,
+    planned,
+    snakemake,
+    write_own_run,
+)
 
 
 @pytest.fixture
@@ -32,13 +43,13 @@ def test_draws_of_calibration_text_are_cells_of_their_own(fresh):
     after = planned(fresh, "smoke")
     changed = {stage: after[stage] - before[stage] for stage in after if after[stage] != before[stage]}
     assert changed == {"quantize": 2 * 3, "evaluate_loss": 2 * 3}
-    said = snakemake(fresh, "smoke", "--dry-run", "results/quantized/smoke/step-40/gptq-w3-g16@2/manifest.json")
+    said = dry_run(fresh, "smoke", "results/quantized/smoke/step-40/gptq-w3-g16@2/manifest.json")
     assert "config/recipes/gptq-w3-g16.yaml" in said
 
 
 def message(tree: Path, study: str = "smoke") -> str:
     """What a failing dry-run says, without Snakemake's frame."""
-    return snakemake(tree, study, "--dry-run", fails=True)
+    return dry_run(tree, study, fails=True)
 
 
 def test_no_study(fresh):
@@ -48,19 +59,11 @@ def test_no_study(fresh):
 
 
 def test_two_studies(fresh):
-    arguments = ("config/studies/demo.yaml", "--dry-run")
-    twice = snakemake(fresh, "smoke", "--configfile", *arguments, fails=True)
+    twice = dry_run(fresh, "smoke", "--configfile", "config/studies/demo.yaml", "--nolock", fails=True)
     assert "--configfile is given 2 times: only the last counts" in twice
     more = fresh / "config/studies/more.yaml"
     shutil.copy(fresh / "config/studies/demo.yaml", more)
-    done = subprocess.run(
-        [*command("smoke", "--dry-run"), str(more)],
-        cwd=fresh,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+    done = starts.dry_run(fresh, *command("smoke")[3:], str(more))
     assert "more than one study is given" in done.stdout
     assert "Traceback" not in done.stdout
 
@@ -76,10 +79,9 @@ def test_the_linter_needs_no_study(fresh):
 
 @pytest.mark.parametrize("target", ["all", "all_prefetched", "all_checkpoints", "all_quantized", "all_evaluated"])
 def test_no_target_without_a_study(fresh, target):
-    plan = [sys.executable, "-m", "snakemake", "--profile", "workflow/profiles/local", "--dry-run", target]
-    done = subprocess.run(plan, cwd=fresh, capture_output=True, text=True, check=False)
+    done = starts.dry_run(fresh, "--profile", "workflow/profiles/local", target)
     assert done.returncode != 0
-    assert (done.stdout + done.stderr).count("no study is named: add --configfile") == 1
+    assert done.stdout.count("no study is named: add --configfile") == 1
 
 
 def test_unknown_config_key(fresh):
@@ -107,11 +109,11 @@ def test_a_local_folder_with_truncated_weights(fresh, tmp_path):
     assert "model.safetensors is truncated" in message(fresh)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
-def test_a_file_where_a_folder_should_be(fresh, arguments):
+@pytest.mark.parametrize("run", [snakemake, dry_run])
+def test_a_file_where_a_folder_should_be(fresh, run):
     (fresh / "stored").write_text("")
     edit(fresh / "config/studies/smoke.yaml", lambda study: study.update(folders={"results": "stored/results"}))
-    said = snakemake(fresh, "smoke", *arguments, fails=True)
+    said = run(fresh, "smoke", fails=True)
     assert f"folders.results: stored/results: {fresh}/stored is a file" in said
     assert "Traceback" not in said
     assert not (fresh / "resources").exists()
@@ -132,20 +134,19 @@ def test_config_files_that_cannot_be_read(fresh, tmp_path, canary):
     }
     for place, profile in ((fresh, "workflow/profiles/local"), (tmp_path, f"{fresh}/workflow/profiles/local")):
         for study, says in mistakes.items():
-            start = [sys.executable, "-m", "snakemake", "--profile", profile, "--snakefile", f"{fresh}/Snakefile"]
-            run = [*start, "--dry-run", "--configfile", f"{fresh}/config/studies/{study}.yaml"]
-            done = subprocess.run(run, cwd=place, capture_output=True, text=True, check=False)
+            start = ["--profile", profile, "--snakefile", f"{fresh}/Snakefile"]
+            done = starts.dry_run(place, *start, "--configfile", f"{fresh}/config/studies/{study}.yaml")
             assert done.returncode == 1
-            assert says in done.stderr
-            assert "Traceback" not in done.stderr
+            assert says in done.stdout
+            assert "Traceback" not in done.stdout
 
 
 def test_from_another_directory(fresh, tmp_path):
-    start = [sys.executable, "-m", "snakemake", "--snakefile", f"{fresh}/Snakefile", "--cores", "1", "--dry-run"]
+    start = ["--snakefile", f"{fresh}/Snakefile", "--cores", "1"]
     study = ["--configfile", f"{fresh}/config/studies/smoke.yaml"]
     for place, status in (((), 1), (("--directory", str(fresh)), 0)):
-        done = subprocess.run([*start, *place, *study], cwd=tmp_path, capture_output=True, text=True, check=False)
-        said = done.stdout + done.stderr
+        done = starts.dry_run(tmp_path, *start, *place, *study)
+        said = done.stdout
         assert done.returncode == status, said
         assert "Traceback" not in said
         assert ("start in the clone's folder, or add --directory" in said) == (status != 0)
@@ -174,15 +175,8 @@ scratch: "/local/$NAME_OF_TEST"
 def on_slurm(tree: Path, *arguments: str, site: str = "", fails: bool = False) -> str:
     """What a dry-run under the Slurm profile prints."""
     (tree / "site-of-test.yaml").write_text(site)
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", "slurm", "--dry-run", *arguments],
-        cwd=tree,
-        env=os.environ | {"TRAJQUANT_SITE": "site-of-test.yaml", "NAME_OF_TEST": "someone"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+    environment = {"TRAJQUANT_SITE": "site-of-test.yaml", "NAME_OF_TEST": "someone"}
+    done = starts.dry_run(tree, "--profile", "slurm", *arguments, **environment)
     assert (done.returncode != 0) == fails, done.stdout[-5000:]
     return done.stdout
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import yaml
 
-from tests.tools import copy_tree, job_counts, snakemake
+from tests.tools import copy_tree, dry_run, job_counts
 from tests.workflow.test_documents import FILES
 
 FAMILIES = ("pair", "pair-cooldown", "pair-lawa")
@@ -18,7 +18,7 @@ def said(tmp_path_factory):
     tree = copy_tree(tmp_path_factory.mktemp("families") / "tree")
     for path in ("config/studies/pair.yaml", *(f"config/trajectories/{name}.yaml" for name in FAMILIES)):
         (tree / path).write_text(yaml.safe_dump(FILES[path], sort_keys=False))
-    return snakemake(tree, "pair", "--dry-run")
+    return dry_run(tree, "pair")
 
 
 def test_every_member_has_its_jobs(said):

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not scipy.stats, whose import costs every start of Snakemake a second
 
 BISECTIONS = 60  # of [-1, 1]: to the last bit of a double
 
@@ -89,7 +89,7 @@ def t_interval(value, variances, freedom, confidence: float) -> tuple[np.ndarray
     """
     _require_share(confidence)
     with np.errstate(invalid="ignore"):
-        wide = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variances)
+        wide = special.stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(variances)
         half = np.where(np.equal(variances, 0), 0.0, wide)
     return value - half, value + half
 
@@ -113,7 +113,7 @@ def paired_shares(gained, lost, documents, confidence: float) -> tuple[np.ndarra
     """
     _require_share(confidence)
     gained, lost, documents = np.broadcast_arrays(*(np.asarray(n, dtype=float) for n in (gained, lost, documents)))
-    quantile, estimate = stats.norm.ppf((1 + confidence) / 2), (gained - lost) / documents
+    quantile, estimate = special.ndtri((1 + confidence) / 2), (gained - lost) / documents
 
     def score(difference: np.ndarray) -> np.ndarray:
         b = (2 * documents - gained + lost) * difference - gained - lost

@@ -35,21 +35,3 @@ def bootstrap_means(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, 
         for counts in resamples(sums.shape[1], draws, seed, name):
             chunks.append((counts @ sums.T) / (counts @ sizes.T))
     return np.concatenate(chunks) if chunks else np.empty((0, len(sums)))
-
-
-def interval(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the first axis: (lower, upper), each shaped as one sample.
-
-    Draws that are not numbers (no document of a cell was drawn) are left out; without any draw the interval is not a
-    number.
-
-    Raises:
-        ValueError: confidence is not between 0 and 1.
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}; change it in the config")
-    tail = (1 - confidence) / 2
-    usable = np.isfinite(samples).any(axis=0)
-    filled = np.where(usable, samples, 0.0) if len(samples) else np.zeros((1, *samples.shape[1:]))
-    lower, upper = np.nanquantile(filled, [tail, 1 - tail], axis=0)
-    return np.where(usable, lower, np.nan), np.where(usable, upper, np.nan)

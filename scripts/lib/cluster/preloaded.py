@@ -5,6 +5,7 @@ transformers' Trainer and lm-eval's models do: the gate is a process without the
 say in a log of its own, and not on the terminal.
 """
 
+import gc
 import importlib
 import os
 import traceback
@@ -40,6 +41,7 @@ def load() -> None:
         for number, kept in zip((1, 2), terminal, strict=True):
             os.dup2(kept, number)
             os.close(kept)
+    gc.freeze()  # all of it stays: no job's garbage collector has to look at it
 
 
 load()

@@ -170,6 +170,13 @@ def at(repo: str, commit: str) -> str:
     return f"{repo} at {commit[:12]}"
 
 
+def origin(resolved: dict) -> str:
+    """A resolved revision, for messages about its files; with the locks that have it, which may have been edited."""
+    held = locks.holding(resolved["commit"])
+    mend = f" (locked in {held}: if that was edited, delete its entry there and run `make resolve`)"
+    return at(resolved["repo"], resolved["commit"]) + (mend if held else "")
+
+
 def fetch_files(resolved: dict, folder: Path) -> None:
     """Fetch the files of a resolved revision into a folder, showing how far it is in megabytes."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -243,9 +243,32 @@ def bound(response: httpx.Response) -> None:
 
 def keep_token(request: httpx.Request) -> None:
     """Send the token to nobody but the hub: its answers may name other hosts, of further pages or of files."""
-    hub = httpx.URL(constants.ENDPOINT)
-    if (request.url.scheme, request.url.host, request.url.port) != (hub.scheme, hub.host, hub.port):
+    if not is_of_hub(request.url):
         request.headers.pop("Authorization", None)
+
+
+def is_of_hub(url: httpx.URL) -> bool:
+    """Whether an address is of the hub itself."""
+    hub = httpx.URL(constants.ENDPOINT)
+    return (url.scheme, url.host, url.port) == (hub.scheme, hub.host, hub.port)
+
+
+def require_own_pages(response: httpx.Response) -> None:
+    """Check that a list which goes on does so at the hub, for huggingface_hub asks for the next page wherever it is.
+
+    Raises:
+        Unavailable: it goes on elsewhere.
+    """
+    following = response.links.get("next", {}).get("url")
+    try:
+        own = following is None or is_of_hub(response.request.url.join(following))
+    except (httpx.InvalidURL, ValueError):  # of which one does not know the other
+        own = False
+    if not own:
+        raise Unavailable(
+            f"{response.request.url}: the hub's list goes on at {one_line(following, LONGEST_HEADER)}, which is not of "
+            f"the hub; is HF_ENDPOINT right ({constants.ENDPOINT})?"
+        )
 
 
 def mark(request: httpx.Request) -> None:
@@ -277,7 +300,7 @@ def bounded_client() -> httpx.Client:
     found = default_client_factory()
     found.timeout, found.max_redirects = TIMEOUT, MOST_REDIRECTS
     found.event_hooks["request"] += [keep_token, mark]
-    found.event_hooks["response"] += [bound, require_names]
+    found.event_hooks["response"] += [bound, require_names, require_own_pages]
     found._transport = Prompt(found._transport)  # a transport given to httpx would lose what it knows of proxies
     found._mounts = {where: way and Prompt(way) for where, way in found._mounts.items()}
     return found

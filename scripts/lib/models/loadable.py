@@ -1,8 +1,9 @@
 """Whether a model folder will load, judged as transformers judges it when it loads, but without reading its weights."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -30,6 +31,7 @@ COUNTED = re.compile(r"(layers?|blocks?|experts?|labels?|depths?|replace|attenti
 MOST_BUFFERS = 2**28  # bytes beyond those of the weights: masks and tables of positions, which no file holds
 MOST_HELD = 2**31  # bytes beyond twice the weights, at any time of a pass over few tokens: Mamba 2 pads them to 256
 TRIED = 8  # tokens
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # others are loaded as if they were numbers
 OPERATIONS = torch.ops.aten
 ASKED = (OPERATIONS.is_nonzero.default, OPERATIONS.item.default, OPERATIONS._local_scalar_dense.default)  # for a number
 SHAPES = re.compile(r"\b(shape|size of tensor|mat1 and mat2)")  # in torch's messages
@@ -83,17 +85,27 @@ def _problems(folder: Path) -> str:
         try:
             with _at_most(4 * len(tensors) + 100):
                 empty = load_empty(folder)
+            config = empty.config
+            if hidden := sorted(key for key in vars(config) if callable(getattr(type(config), key, None))):
+                return f"config.json sets {', '.join(hidden[:NAMES_SHOWN])}, by which transformers works on configs"
             buffers = sum(buffer.nbytes for buffer in empty.buffers())
             if buffers > stored + MOST_BUFFERS:
                 return f"the model has {buffers} bytes of tables beside its weights, which have {stored}"
-            settings = {"device_map": {"": "meta"}, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+            settings = {
+                "local_files_only": True,
+                "output_loading_info": True,
+                "device_map": {"": "meta"},
+                "dtype": torch.float32,
+                "ignore_mismatched_sizes": True,
+            }
             settings["attn_implementation"] = "eager"  # whose shapes are checked without numbers too
-            model, info = type(empty).from_pretrained(
-                None, config=empty.config, state_dict=tensors, output_loading_info=True, **settings
-            )
+            load = partial(type(empty).from_pretrained, None, config=config, **settings)
+            model, info = load(state_dict=tensors)
             tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
             if found := [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]:
                 return "; ".join(found)
+            if wrong := _wrong_types(load, tensors, model):
+                return wrong
             if tokens > rows:
                 return f"its tokenizer has ids up to {tokens - 1}, and the model {rows} tokens"
             return _wrong_pass(model)
@@ -101,6 +113,20 @@ def _problems(folder: Path) -> str:
             if isinstance(error, MemoryError | RuntimeError) and is_shortage(error):
                 raise
             return f"transformers makes no model of its config.json ({_first_line(error)})"
+
+
+def _wrong_types(load: Callable, tensors: dict[str, torch.Tensor], model: torch.nn.Module) -> str:
+    """Which parameters transformers would make of numbers that are no weights, such as codes; buffers may be any.
+
+    Those are missing where a state is loaded without such tensors, whatever the class calls its tensors or merges.
+    """
+    others = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in WEIGHTS}
+    if not others:
+        return ""
+    _, info = load(state_dict={name: tensors[name] for name in tensors.keys() - others.keys()})
+    wrong = info["missing_keys"] & {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others.values()}))
+    return f"{kinds} is no type of weights (float16, bfloat16, float32 or 64): {_some(wrong)}" if wrong else ""
 
 
 class _Excess(Exception):

@@ -17,7 +17,8 @@ BESIDE_WEIGHTS = (*CONFIG_FILES, INDEX, *OF_TOKENIZER)
 
 TOKENIZER = "tokenizer.json"
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-KEPT = ("_from_model_config", "transformers_version", "use_cache")
+LARGEST_ID = 2**31 - 1
+KEPT = {"_from_model_config": bool, "transformers_version": str, "use_cache": bool}
 OFF = ("output_attentions", "output_hidden_states")  # kept where they are false
 
 
@@ -96,15 +97,15 @@ def keep_ids(path: Path) -> None:
     Nothing here generates text, and other settings may be such as transformers reads, but refuses to save with a model.
     """
     content = read_json(path)
-    ids = {name: content[name] for name in IDS if name in content and is_ids(content[name])}
-    kept = ids | {name: content[name] for name in KEPT if isinstance(content.get(name), bool | str)}
+    ids = {name: content[name] for name in IDS if name in content and is_ids(name, content[name])}
+    kept = ids | {name: content[name] for name, kind in KEPT.items() if isinstance(content.get(name), kind)}
     kept |= {name: False for name in OFF if content.get(name) is False}
     if kept != content:
         path.unlink()  # it may be a link to what was fetched
         path.write_text(json.dumps(kept, indent=1))
 
 
-def is_ids(value: object) -> bool:
-    """Whether this is a token's id, or some."""
-    ids = value if isinstance(value, list) else [value]
-    return value is None or all(type(item) is int and item >= 0 for item in ids)
+def is_ids(name: str, value: object) -> bool:
+    """Whether this is a token's id; or, where a text may end at any of several, a list of some."""
+    ids = value if isinstance(value, list) and name == "eos_token_id" else [value]
+    return value is None or all(type(item) is int and 0 <= item <= LARGEST_ID for item in ids)

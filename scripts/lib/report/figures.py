@@ -23,7 +23,11 @@ from scripts.lib.analysis.tracks import short_count, short_rate
 WIDTH = 9.0  # inches; 900 pixels on a page
 PIXELS = 200  # of the PNG, per inch
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # of the SVG
-NO_PDF_METADATA = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+FORMATS = {  # what each file of a figure is saved with
+    "svg": {"metadata": NO_METADATA},
+    "png": {"metadata": {"Software": None}, "dpi": PIXELS},
+    "pdf": {"metadata": dict.fromkeys(("CreationDate", "Creator", "Producer"))},
+}
 BASELINE = "none"
 RATE_COLOR, INK = "0.55", "0.15"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -59,16 +63,17 @@ def use_style(theme: dict) -> None:
     )
 
 
-def save(figure: Figure, svg: str | Path, png: str | Path, pdf: str | Path) -> None:
-    """Write a figure as SVG and PDF (text kept as text, no date, same bytes every time) and as PNG, and close it."""
+def save(figure: Figure, **files: Path) -> None:
+    """Write a figure to files, given by their `FORMATS`, and close it.
+
+    Text is kept as text in SVG and PDF; no file has a date, and all have the same bytes every time.
+    """
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph of a PDF
-    for path in (svg, png, pdf):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        figure.savefig(svg, format="svg", metadata=NO_METADATA)
-        figure.savefig(png, format="png", dpi=PIXELS, metadata={"Software": None})
-        figure.savefig(pdf, format="pdf", metadata=NO_PDF_METADATA)
+        for kind, path in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, format=kind, **FORMATS[kind])
     plt.close(figure)
 
 

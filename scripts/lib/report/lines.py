@@ -2,9 +2,11 @@
 
 A *factor* is a setting that differs between trunks, or between branches that leave one checkpoint; seeds are none, for
 runs that differ in them alone repeat each other. Trajectories with the same values of all factors are a *group*: one
-colour and one marker. A *line* is what repeats itself within a group: the members of a family, by seed.
+colour and one marker. A *line* is what repeats itself within a group: the members of a family
+that left their parents at the same checkpoint, by seed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -77,8 +79,9 @@ def drawing(checkpoints: pl.DataFrame, runs: pl.DataFrame) -> Drawing:
     found.sort(key=lambda track: (groups[track.name][0], KINDS.index(track.kind)))
     members: dict[tuple, list[Track]] = {}
     for track in found:
-        members.setdefault((groups[track.name][1], track.kind, rows[track.name]["family"]), []).append(track)
-    names = list(dict.fromkeys(group for group, _, _ in members))
+        key = groups[track.name][1], track.kind, rows[track.name]["family"], track.start
+        members.setdefault(key, []).append(track)
+    names = list(dict.fromkeys(key[0] for key in members))
     colors, markers, labels = _colors(names, factors(runs)), method_markers(names), _labels(members)
     several = len(names) > 1
     lines = tuple(
@@ -86,11 +89,11 @@ def drawing(checkpoints: pl.DataFrame, runs: pl.DataFrame) -> Drawing:
             tuple(part),
             kind,
             group,
-            labels[group, kind, family],
+            labels[group, kind, family, start],
             colors[group] if several else KIND_COLORS[kind],
             markers[group] if several else MARKERS[KINDS.index(kind)],
         )
-        for (group, kind, family), part in members.items()
+        for (group, kind, family, start), part in members.items()
     )
     return Drawing(lines, tuple(names), {track.name: track for track in found})
 
@@ -147,13 +150,12 @@ def _groups(found: list[Track], rows: dict[str, dict], varied: list[str]) -> dic
     return groups
 
 
-def _labels(members: dict[tuple, list[Track]]) -> dict[tuple, str]:
+def _labels(members: Iterable[tuple]) -> dict[tuple, str]:
     """Label of every line: group, kind and the start of a branch; with the family where two would be the same."""
     labels = {}
-    for (group, kind, family), part in members.items():
-        starts = {track.start for track in part} - {None}
-        begins = f" from {starts.pop().replace('-', ' ')}" if len(starts) == 1 else ""
-        labels[group, kind, family] = " · ".join(filter(None, [group, KIND_WORDS[kind] + begins]))
+    for group, kind, family, start in members:
+        begins = f" from {start.replace('-', ' ')}" if start else ""
+        labels[group, kind, family, start] = " · ".join(filter(None, [group, KIND_WORDS[kind] + begins]))
     several = [label for label in labels.values() if list(labels.values()).count(label) > 1]
     return {key: f"{label} ({key[2]})" if label in several else label for key, label in labels.items()}
 

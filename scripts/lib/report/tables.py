@@ -144,7 +144,6 @@ def decided(verdicts: pl.DataFrame) -> GT:
         pl.col("runs"),
         _texts("verdict", (row["verdict"] if row["primary"] else None for row in rows)),
         _texts("slope", map(_slope, rows)),
-        _texts("monotone", ({None: None, True: "yes", False: "no"}[row["monotone"]] for row in rows)),
     )
     shown = table("verdicts", _known(_telling(frame, "corpus")), "The study lists no claims to decide.")
     return shown.cols_align("right", ["effect", "smallest that matters"])
@@ -339,9 +338,11 @@ def _three_digits(value: float | None) -> str:
 
 
 def _slope(row: dict) -> str | None:
+    """The slope along an axis with its interval, and whether every value of the axis goes the same way."""
     if row["slope"] is None:
         return None
-    return with_interval(*(row[name] for name in ("slope", "slope_lower", "slope_upper")), sign=True)
+    found = with_interval(*(row[name] for name in ("slope", "slope_lower", "slope_upper")), sign=True)
+    return found + {None: "", True: ", monotone", False: ", not monotone"}[row["monotone"]]
 
 
 def _known(frame: pl.DataFrame) -> pl.DataFrame:

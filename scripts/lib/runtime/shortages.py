@@ -82,9 +82,9 @@ def refusing(what: str, on: str = "this model") -> Iterator[None]:
     """
     try:
         yield
-    except Refused:
+    except (Refused, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic of Rust, as of tokenizers, is no Exception
         if is_shortage(error):
             raise
         logging.getLogger(__name__).exception("%s fails on %s", what, on)
@@ -92,6 +92,6 @@ def refusing(what: str, on: str = "this model") -> Iterator[None]:
         raise Refused(f"{what} {fails} on {on}: {kind_and_message(error)}") from error
 
 
-def kind_and_message(error: Exception) -> str:
+def kind_and_message(error: BaseException) -> str:
     """An error as one line."""
     return f"{type(error).__name__}: {one_line(' '.join(str(error).split()), LONGEST_CAUSE)}"
