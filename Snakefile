@@ -67,12 +67,15 @@ onstart:
     fix_claims()
     runs.claim("slurm" in workflow.executor_plugin.name)
     scheduler_repair.mend()
-    if workflow.executor_plugin.name == "local" and (DEVICE == "cpu" or not shared_start.has_gpu()):
+    if workflow.executor_plugin.name == "local" and USES_LOCAL_GPU:
+        local_gpus.mend(local_gpus.Pool(local_gpus.names()))
+    elif workflow.executor_plugin.name == "local" and (DEVICE == "cpu" or not shared_start.has_gpu()):
         heavy = [job for job in workflow.dag.needrun_jobs() if job.benchmark]  # they load models, or tokenize
         shared_start.mend(len(heavy), str(workflow.basedir))
 
 
 onsuccess:
+    shutil.rmtree(f"{RESULTS}/hidden", ignore_errors=True)
     runs.release()
 
 

@@ -1,6 +1,10 @@
 """evaluate_loss: cross-entropy of one cell on fixed windows, with its divergence from the unquantized baseline."""
 
+import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars
@@ -9,6 +13,8 @@ import torch
 from scripts.lib.data.text_bytes import segment_bytes, token_sizes
 from scripts.lib.data.windows import load_windows, segments
 from scripts.lib.models import heads, own_code
+from scripts.lib.models.blockwise import FULL, PROBE, Blockwise, NotByBlocks
+from scripts.lib.models.forward import halving
 from scripts.lib.models.loading import load_dense, load_tokenizer, require_fit
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
@@ -24,13 +30,27 @@ SCHEMA = {
     "kl": polars.Float64,
     "agree": polars.Int32,
 }
-FULL = "float32"
-PROBE = 8  # tokens of a forward pass that shows which module is which
 CHUNK = {"cpu": 2**17, "cuda": 2**26}  # logits that are compared at a time; 512 KiB fit the cache of one core
 
 
+Predictor = Callable[[slice, torch.Tensor], torch.Tensor]  # logits, from a place among the windows and the ids there
+
+
+class Shared(NamedTuple):
+    """A file of hidden states that the cells of a checkpoint share, and what decides them."""
+
+    path: Path
+    key: str
+
+
 def evaluate_loss(
-    model_folder: Path, baseline_folder: Path | None, windows: np.ndarray, batch_size: int, dtype: str, device: str
+    model_folder: Path,
+    baseline_folder: Path | None,
+    windows: np.ndarray,
+    batch_size: int,
+    dtype: str,
+    device: str,
+    shared: Shared | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per-token losses of a model on token windows.
 
@@ -43,6 +63,7 @@ def evaluate_loss(
         windows: token ids [n, window].
         batch_size: windows a forward pass.
         dtype, device: of both models.
+        shared: where the baseline's hidden states are for all cells of a checkpoint; None: nowhere.
 
     Returns:
         nll: negative log-likelihood, nats, float64 [n, window - 1]; column i belongs to the token at position i + 1.
@@ -51,26 +72,47 @@ def evaluate_loss(
         agree: whether the most likely token is the baseline's, same shape; for the baseline true, or in half precision
             whether it is that of the baseline in float32.
     """
-    model = load(model_folder, dtype, windows, device)
-    baseline = None
+    baseline, settings = None, (windows, batch_size)
     if baseline_folder:
-        baseline = load(baseline_folder, dtype, windows, device)
+        baseline = predictor(baseline_folder, *settings, dtype, device, shared)
     elif dtype != FULL:
-        baseline = load(model_folder, FULL, windows, device)
+        baseline = predictor(model_folder, *settings, FULL, device)
+    model = predictor(model_folder, *settings, dtype, device, None if baseline_folder else shared)
     shape = (len(windows), windows.shape[1] - 1)
     nll, kl, agree = np.zeros(shape), np.zeros(shape), np.ones(shape, dtype=bool)
     progress = Progress(len(windows), "windows")
     with torch.inference_mode():
         for first in range(0, len(windows), batch_size):
             batch = slice(first, min(first + batch_size, len(windows)))
-            ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
-            logits = model(input_ids=ids, use_cache=False).logits
-            reference = baseline(input_ids=ids, use_cache=False).logits if baseline is not None else None
-            nll[batch], *compared = compare(logits, reference, ids)
+            rows = torch.arange(batch.start, batch.stop)
+            parts = halving(lambda part: measure(model, baseline, windows, part, device), rows)
+            nll[batch], *compared = map(np.concatenate, zip(*parts, strict=True))
             if compared:
                 kl[batch], agree[batch] = compared
             progress.update(batch.stop)
     return nll, kl, agree
+
+
+def predictor(
+    folder: Path, windows: np.ndarray, batch_size: int, dtype: str, device: str, shared: Shared | None = None
+) -> Predictor:
+    """What gives a model's logits of a batch, from its place among the windows and its token ids.
+
+    A model that cannot be run block by block is loaded whole.
+    """
+    try:
+        model = Blockwise(folder, dtype, device)
+        states = model.kept(*shared) if shared else None
+        if states is None:
+            states = model.states(windows, batch_size)
+            if shared:
+                model.keep(states, *shared)
+                states = model.kept(*shared)
+        return lambda batch, ids: model.logits(ids, states[batch])
+    except NotByBlocks as reason:
+        logging.getLogger(__name__).info("%s is loaded whole: %s", folder, reason)
+    whole = load(folder, dtype, windows, device)
+    return lambda batch, ids: whole(input_ids=ids, use_cache=False).logits
 
 
 def load(folder: Path, dtype: str, windows: np.ndarray, device: str) -> torch.nn.Module:
@@ -79,6 +121,21 @@ def load(folder: Path, dtype: str, windows: np.ndarray, device: str) -> torch.nn
     if dtype != FULL and len(windows):
         heads.use_float32(model, torch.from_numpy(windows[:1, :PROBE].astype(np.int64)).to(device))
     return model
+
+
+def measure(
+    model: Predictor, baseline: Predictor | None, windows: np.ndarray, rows: torch.Tensor, device: str
+) -> list[np.ndarray]:
+    """nll, kl and agree of adjacent windows, as `compare` gives them; only nll without a baseline.
+
+    Args:
+        windows: all windows [n, window].
+        rows: numbers of those that are measured.
+    """
+    batch = slice(int(rows[0]), int(rows[-1]) + 1)
+    ids = torch.from_numpy(windows[batch].astype(np.int64)).to(device)
+    logits = model(batch, ids)
+    return compare(logits, baseline(batch, ids) if baseline is not None else None, ids)
 
 
 def compare(logits: torch.Tensor, reference: torch.Tensor | None, ids: torch.Tensor) -> list[np.ndarray]:
@@ -159,6 +216,21 @@ def refusal(nll: np.ndarray, vocabulary: int) -> str | None:
     return None
 
 
+def shared_states(snakemake, device: str) -> Shared | None:
+    """Where the baseline's hidden states are or will be; None where no other cell needs them.
+
+    Their key holds all that decides them. What a killed run, or another version, left is taken only if it is the same.
+    """
+    if not snakemake.params.hidden:
+        return None
+    files = {"tokens": snakemake.input.validation[0]}
+    files["checkpoint"] = snakemake.input.get("baseline_manifest") or snakemake.input.manifest
+    key = {name: manifests.sha256(path) for name, path in files.items()} | {"device": device}
+    for name in ("window", "windows", "batch_size", "dtype", "threads", "code"):
+        key[name] = snakemake.params[name]
+    return Shared(Path(snakemake.params.hidden), json.dumps(key | manifests.versions(("torch", "transformers"))))
+
+
 def main(snakemake) -> None:
     """Evaluate one cell as the rule asks and write its parquet; a cell that is or was refused has an empty one.
 
@@ -177,10 +249,11 @@ def main(snakemake) -> None:
         model = Path(snakemake.input.weights)
         for folder in filter(None, (model, baseline)):
             own_code.is_trusted(folder)
+        settings = (params.batch_size, params.dtype, device, shared_states(snakemake, device))
         try:
             with refusing("transformers"):
                 require_fit(model, params.window)
-                results = evaluate_loss(model, baseline, windows, params.batch_size, params.dtype, device)
+                results = evaluate_loss(model, baseline, windows, *settings)
             reason = refusal(results[0], manifests.read(tokens_manifest)["vocabulary"])
             if reason is None:
                 with refusing("the tokenizer"):

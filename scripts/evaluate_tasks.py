@@ -1,6 +1,7 @@
 """Benchmark scores of one cell, by lm-eval's own Python API, kept per document."""
 
 import collections
+import functools
 import json
 import logging
 import math
@@ -8,7 +9,7 @@ import os
 import random
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import polars as pl
 
 from scripts.lib.data import suites
 from scripts.lib.runtime import manifests
-from scripts.lib.runtime.shortages import Refused, refusing
+from scripts.lib.runtime.shortages import Refused, is_device_full, refusing
 
 METRICS = {
     "acc": "accuracy",
@@ -118,8 +119,9 @@ def score(
         with refusing("transformers"):
             model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
             lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
+        lm.tok_encode = functools.lru_cache(maxsize=2)(lm.tok_encode)  # a question once for all of its answers
         for asked in REQUESTS:
-            setattr(lm, asked, refusing("transformers")(getattr(lm, asked)))
+            setattr(lm, asked, refusing("transformers")(halving_batches(lm, getattr(lm, asked))))
         random.seed(SEED)
         torch.manual_seed(SEED)
         with torch.inference_mode():
@@ -128,6 +130,28 @@ def score(
     output["configs"] = {name: task.fields for name, task in known.items()}
     _check_finite(samples)
     return output, _rows(known, samples)
+
+
+def halving_batches(lm, answer: Callable) -> Callable:
+    """One of the harness's methods that answer requests, tried with half the batch where a GPU is too small for it.
+
+    Nearly all of that shows at once, for the harness begins with the longest requests. The batch stays small then.
+    """
+
+    def answer_all(*args, **kwargs):
+        while True:
+            try:
+                return answer(*args, **kwargs)
+            except Exception as error:
+                if not is_device_full(error) or lm.batch_size_per_gpu == 1:
+                    raise
+            lm.batch_size_per_gpu //= 2
+            logging.getLogger(__name__).warning("too many requests at once: now %d", lm.batch_size_per_gpu)
+            import torch
+
+            torch.cuda.empty_cache()
+
+    return answer_all
 
 
 def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Path) -> dict:

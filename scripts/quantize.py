@@ -113,7 +113,7 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
     with refusing(recipe["library"]):
         quantized = library(reference, recipe, calibration, device)
         clock.lap("quantize")
-        losses = save_and_run(quantized, saved, scratch / "expected.safetensors", probe, clock)
+        losses = save_and_run(quantized, saved, scratch / "expected.safetensors", probe, device, clock)
     with refusing("the tokenizer"):
         load_tokenizer(model_folder).save_pretrained(saved)
     own_code.carry(model_folder, saved)
@@ -130,18 +130,25 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
     }
 
 
-def save_and_run(quantized: Quantized, saved: Path, expected: Path, probe: np.ndarray, clock: "Clock") -> np.ndarray:
+def save_and_run(
+    quantized: Quantized, saved: Path, expected: Path, probe: np.ndarray, device: str, clock: "Clock"
+) -> np.ndarray:
     """Save a model, and its losses and projections in memory, in the order that its library needs."""
     save_projections(quantized.weights(), expected)
     if quantized.save_first:
         quantized.save(saved)
         clock.lap("save")
-    losses = quantized.losses(probe) if quantized.losses else window_losses(quantized.model, probe)
+    losses = quantized.losses(probe) if quantized.losses else window_losses(on_device(quantized.model, device), probe)
     clock.lap("run")
     if not quantized.save_first:
         quantized.save(saved)
         clock.lap("save")
     return losses
+
+
+def on_device(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    """A model where the job computes: some libraries leave it on the CPU, others forbid to move it from its device."""
+    return model if next(model.parameters()).device.type == device else model.to(device)
 
 
 def free_memory(device: str) -> None:

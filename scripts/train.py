@@ -1,6 +1,9 @@
 """train: one link of a controlled run, from one restart point (or from scratch) to the next, with the Trainer."""
 
+import gc
 import json
+import logging
+import os
 import shutil
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.manifests import link_tree, staged_folder
+from scripts.lib.runtime.shortages import is_device_full, is_shortage, kind_and_message
 from scripts.lib.study import schedules
 
 LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm"}
@@ -40,10 +44,12 @@ def train(
     The link's folder holds `step-N/`, a model folder for each kept step, `log.parquet` (step, loss in nats per token,
     learning rate, gradient norm; the loss is that of the update that ends at the step) and, where the link ends at a
     restart point, `state/`, the Trainer's checkpoint there. A killed job goes on from its last own checkpoint in
-    `state`, if that was made under the same lineage.
+    `state`, if that was made under the same lineage; at SIGTERM, which a cluster sends at the end of the time, it
+    saves one more.
 
     A run that diverges is stopped: its link holds the steps kept before and `refused.json`, and no state. A link that
-    would go on from it holds the same `refused.json` alone.
+    would go on from it holds the same `refused.json` alone. Where a GPU's memory is full, fewer windows pass at once,
+    with more passes a step; a run of which not one window fits is refused too.
 
     Args:
         run: the trajectory: model, window (tokens), batch_size (windows a step), optimizer, schedule, seed, precision;
@@ -66,40 +72,107 @@ def train(
         with staged_folder(out) as scratch:
             manifests.write(scratch / REFUSED, manifests.read(parent / REFUSED))
         return
+    _forget_other_lineage(state, lineage)
+    size = micro_batch(run["batch_size"], run["micro_batch_size"] or run["batch_size"])
+    while size:
+        resume = _resume_point(state, link["keep"], parent)
+        try:
+            refused, history = train_part(
+                run, link, tokens, tokenizer, state, resume, threads, device, save_every, size
+            )
+            break
+        except Exception as error:
+            if not is_device_full(error) or is_shortage(error):
+                raise
+            reason = f"training needs more memory than the GPU has: {kind_and_message(error)}"
+            refused, history = {"step": link["start"] + 1, "reason": reason}, []
+        size = micro_batch(run["batch_size"], size // 2)
+        logging.getLogger("trajquant").warning(f"{reason}; windows a forward pass from here on: {size}")
+        gc.collect()
+        torch.cuda.empty_cache()
+    with staged_folder(out) as scratch:
+        for step in link["keep"]:
+            if not refused or step < refused["step"]:
+                link_tree(state / "kept" / f"step-{step}", scratch / f"step-{step}")
+        if refused:
+            manifests.write(scratch / REFUSED, refused)
+        elif link["restart"]:
+            link_tree(state / "trainer" / f"checkpoint-{link['end']}", scratch / "state")
+        training_log(history, run["schedule"], link["start"]).write_parquet(scratch / "log.parquet")
+    shutil.rmtree(state)
+
+
+def micro_batch(batch: int, most: int) -> int:
+    """Windows a forward pass: the largest divisor of a batch that is at most `most`; 0 if that is 0."""
+    return next((size for size in range(most, 0, -1) if batch % size == 0), 0)
+
+
+def train_part(
+    run: dict,
+    link: dict,
+    tokens: Path,
+    tokenizer: Path,
+    state: Path,
+    resume: str | None,
+    threads: int,
+    device: str,
+    save_every: int,
+    micro: int,
+) -> tuple[dict | None, list[dict]]:
+    """Train from where there is a state to the end of a link; kept steps and states are in the folder `state`.
+
+    Args:
+        resume: folder of the state to go on from; None for a new model.
+        micro: windows a forward pass; a divisor of the batch.
+
+    Returns:
+        why the run was stopped (step, reason) or None, and the Trainer's log.
+
+    Raises:
+        Stopped: SIGTERM came; the state of the last step is saved.
+    """
     from transformers import Trainer, set_seed  # they and their libraries speak as they are imported: to the log
 
-    from scripts.lib.models.callbacks import FollowSchedule, KeepSteps, MarkComplete, SetOptimizer
+    from scripts.lib.models.callbacks import FollowSchedule, KeepSteps, MarkComplete, SetOptimizer, StopOnSignal
 
+    device = pick_device(device)
+    if device == "cuda":
+        use_deterministic_kernels()
     torch.set_num_threads(threads)
     windows = load_windows(tokens, run["window"])
-    _forget_other_lineage(state, lineage)
     set_seed(run["seed"])
     text = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    resume = _resume_point(state, link["keep"], parent)
     if resume:  # the Trainer alone would leave GPT-NeoX's head as it is: its name in the file is an older one
         model = AutoModelForCausalLM.from_pretrained(resume, dtype=torch.float32, local_files_only=True)
     else:
         model = build_model(run["model"], len(text), run["window"], text.eos_token_id)
     rate = partial(schedules.learning_rate, run["schedule"])
     keeper = KeepSteps(rate, link, state / "kept", text)
-    trainer = Trainer(
-        model=model,
-        args=_arguments(run, link, state / "trainer", save_every, pick_device(device)),
-        train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run.get("data_seed", run["seed"])),
-        data_collator=_stack,
-        callbacks=[keeper, FollowSchedule(rate), SetOptimizer(), MarkComplete(COMPLETE)],
-    )
-    trainer.train(resume_from_checkpoint=resume)
-    with staged_folder(out) as scratch:
-        for step in link["keep"]:
-            if not keeper.refused or step < keeper.refused["step"]:
-                link_tree(state / "kept" / f"step-{step}", scratch / f"step-{step}")
-        if keeper.refused:
-            manifests.write(scratch / REFUSED, keeper.refused)
-        elif link["restart"]:
-            link_tree(state / "trainer" / f"checkpoint-{link['end']}", scratch / "state")
-        training_log(trainer.state.log_history, run["schedule"], link["start"]).write_parquet(scratch / "log.parquet")
-    shutil.rmtree(state)
+    with StopOnSignal() as signals:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(run, link, state / "trainer", save_every, device, micro),
+            train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run.get("data_seed", run["seed"])),
+            data_collator=_stack,
+            callbacks=[keeper, FollowSchedule(rate), SetOptimizer(), MarkComplete(COMPLETE), signals],
+        )
+        trainer.train(resume_from_checkpoint=resume)
+    if trainer.state.global_step < link["end"] and not keeper.refused:
+        raise Stopped(f"SIGTERM at step {trainer.state.global_step}; the next attempt goes on from there")
+    return keeper.refused, trainer.state.log_history
+
+
+class Stopped(Exception):
+    """Training was asked to end before its last step."""
+
+
+def use_deterministic_kernels() -> None:
+    """Have a GPU add in a fixed order where torch has such a kernel, so that a resumed run is like an undisturbed one.
+
+    cuBLAS reads its variable when it is first used.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def build_model(model: dict, vocabulary: int, window: int, end_token: int):
@@ -149,13 +222,12 @@ def training_log(history: list[dict], schedule: dict, start: int) -> polars.Data
     return polars.DataFrame(columns | {"learning_rate": rates}).cast(floats)
 
 
-def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str):
-    """The Trainer's settings."""
+def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str, micro: int):
+    """The Trainer's settings, with one GPU a process: on all that it sees it would train with a larger batch."""
     from transformers import TrainingArguments
 
     optimizer = run["optimizer"]
-    micro = run["micro_batch_size"] or run["batch_size"]
-    return TrainingArguments(
+    settings = TrainingArguments(
         output_dir=str(folder),
         max_steps=link["end"],
         per_device_train_batch_size=micro,
@@ -181,6 +253,8 @@ def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str
         report_to=[],
         disable_tqdm=True,
     )
+    settings._n_gpu = min(1, settings.n_gpu)
+    return settings
 
 
 def _resume_point(state: Path, keep: list[int], parent: Path | None) -> str | None:

@@ -51,6 +51,7 @@ def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: 
         calibration: token windows [samples, window].
     """
     os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # read at import; it refuses fewer
+    os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"  # its Triton kernel asks for a C compiler on the machine with the GPU
     from gptqmodel import GPTQModel
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
     from gptqmodel.quantization.config import GPTAQConfig, GPTQConfig
@@ -62,9 +63,10 @@ def quantize(model_folder: Path, recipe: dict, calibration: np.ndarray, device: 
         gptaq=GPTAQConfig() if recipe["gptaq"] else None,
         fallback=None,  # its default rounds to nearest where calibration is thin, and still calls it GPTQ
         offload_to_disk=False,
+        device=device,  # `load` takes no notice of its own argument
     )
     loading = {"dtype": torch.float32, "trust_remote_code": own_code.is_trusted(model_folder)}
-    model = GPTQModel.load(str(model_folder), config, device=device, **loading)
+    model = GPTQModel.load(str(model_folder), config, **loading)
     windows = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in calibration]
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes logs to where it runs
         model.quantize(windows, batch_size=min(8, len(windows)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hqq.core import optimize
 from hqq.core.quantize import Quantizer
 
 from scripts.lib.models.grids import Grid
@@ -30,6 +31,7 @@ ABOUT = {
     },
 }
 
+optimize.float16 = torch.float32  # in which it would optimize on a GPU, and only there
 FLOATS = 32  # bits of a group's scale and zero point, both in half precision
 
 

@@ -18,7 +18,9 @@ STEPS = [10, 20, 30, 40, 50]
 
 
 class Watch(threading.Thread):
-    """The largest size of all weights of a tree, looked at 50 times a second: fetched, in part too, and quantized."""
+    """The largest size of a tree's weights, fetched, in part too, and quantized, and of its hidden states; looked at 50
+    times a second.
+    """
 
     def __init__(self, tree):
         super().__init__(daemon=True)
@@ -31,7 +33,7 @@ class Watch(threading.Thread):
     def sizes(self):
         """Bytes of each file, by its inode: a link to what was fetched takes no space."""
         found = {}
-        for folder in ("resources/checkpoints", "resources/state/fetch", "results/quantized"):
+        for folder in ("resources/checkpoints", "resources/state/fetch", "results/quantized", "results/hidden"):
             for place, _, names in os.walk(self.tree / folder):  # which passes over what is deleted meanwhile
                 for name in names:
                     with contextlib.suppress(FileNotFoundError):
@@ -51,7 +53,7 @@ def measured(tmp_path_factory, finished):
         prepare(tree, hub, folder, ["llama"], finished / "resources/tokenizers/smoke/tokenizer", STEPS)
         content = study(["llama"], ["rtn-w3-g32", "nf4"])
         content["study"]["cells"][0] |= {"checkpoints": "all"}
-        content |= {"fetch": {"keep_weights": False, "disk_budget": 0.004}}
+        content |= {"fetch": {"keep_weights": False, "disk_budget": 0.006}}
         content["quantize"] = content.get("quantize", {}) | {"keep_weights": False}
         (tree / "config/studies/hub.yaml").write_text(yaml.safe_dump(content))
         run(tree, hub, *command("hub", "--dry-run"))
@@ -65,7 +67,7 @@ def measured(tmp_path_factory, finished):
 
 def test_the_peak_stays_below_the_budget_and_all_is_measured(measured):
     tree, watch = measured
-    assert 0.0005e9 < watch.peak <= 0.004e9
+    assert 0.0005e9 < watch.peak <= 0.006e9
     assert watch.sizes() == {}, "all weights are deleted once they are measured"
     assert measurements(tree, "hub").filter(metric="cross_entropy").height == 3 * len(STEPS)
 
@@ -73,7 +75,7 @@ def test_the_peak_stays_below_the_budget_and_all_is_measured(measured):
 def test_another_budget_fetches_nothing_again(measured):
     tree, _ = measured
     assert planned(tree, "hub") == {}
-    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.006))
+    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.009))
     assert set(planned(tree, "hub")) == {"make_room"}
     edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=None))
     assert set(planned(tree, "hub")) == {"make_room"}
@@ -81,7 +83,7 @@ def test_another_budget_fetches_nothing_again(measured):
 
 def test_some_checkpoints_of_a_lane_are_fetched_again_in_their_order(measured):
     tree, _ = measured
-    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.004))
+    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.006))
     before = (tree / "config/studies/hub.yaml").read_text()
     block = yaml.safe_load(before)["study"]["cells"][0] | {"checkpoints": [10, 50], "loss": ["docstrings"]}
     edit(tree / "config/studies/hub.yaml", lambda content: content["study"]["cells"].append(block))
@@ -93,7 +95,7 @@ def test_some_checkpoints_of_a_lane_are_fetched_again_in_their_order(measured):
 
 def test_a_new_method_fetches_again_in_the_same_order(measured):
     tree, _ = measured
-    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.004))
+    edit(tree / "config/studies/hub.yaml", lambda content: content["fetch"].update(disk_budget=0.006))
     edit(tree / "config/studies/hub.yaml", lambda content: content["study"]["cells"][0]["methods"].append("rtn-w4-g32"))
     jobs = planned(tree, "hub")
     assert jobs["fetch"] == len(STEPS)

@@ -149,6 +149,10 @@ def test_deleting_weights_after_evaluation_reruns_nothing(tree):
     assert planned(tree, "smoke") == {}
 
 
+def test_hidden_states_that_losses_shared_go_with_the_run(tree):
+    assert not (tree / "results/hidden").exists()
+
+
 def test_a_changed_manifest_reruns_its_consumers(tree):
     path = tree / "results/quantized/smoke/step-40/rtn-w3-g32/manifest.json"
     path.write_text(path.read_text().replace('"bits": 3', '"bits":  3'))

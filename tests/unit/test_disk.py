@@ -18,8 +18,18 @@ def test_a_footprint_holds_the_checkpoint_and_all_that_is_quantized_from_it(plan
     sizes = disk.footprints(plan)
     assert len(sizes) == 50
     source = dense = 4 * 1.48e9
-    packed = set(sizes.values()).pop() - source - dense
+    packed = set(sizes.values()).pop() - source - dense - set(disk.hidden_states(plan).values()).pop()
     assert 3 * 3 / 8 * 1.48e9 < packed < 3 * dense
+
+
+def test_hidden_states_count_once_a_checkpoint_and_corpus(plan):
+    """Of width 2048."""
+    plan.config["evaluate_loss"] |= {"windows": 1000, "window": 100}
+    plan.config["compute"]["dtype"] = "bfloat16"
+    point, corpora = plan.checkpoints[0], set().union(*plan.losses.values())
+    assert disk.hidden_states(plan)[point] == len(corpora) * 100_000 * 2048 * 2
+    plan.recipes.clear()
+    assert disk.hidden_states(plan) == {}
 
 
 def test_pickled_weights_are_held_twice_while_they_are_converted(plan):

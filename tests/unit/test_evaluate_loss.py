@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from scripts import evaluate_loss as stage
 from scripts.evaluate_loss import SCHEMA, by_segment, divergence, evaluate_loss, main, refusal
 from scripts.lib.data.windows import load_windows, segments
 from scripts.lib.runtime import manifests
@@ -83,7 +84,7 @@ def cell(tmp_path, token_stream):
         settings = {"windows": windows, "batch_size": 2, "dtype": "float32", "device": "cpu"}
         asked = SimpleNamespace(
             input=Input(manifest=tmp_path / "manifest.json", weights=model, validation=files, tokenizer=model),
-            params=SimpleNamespace(threads=torch.get_num_threads(), window=window, **settings),
+            params=SimpleNamespace(threads=torch.get_num_threads(), window=window, hidden="", **settings),
             wildcards={"corpus": "text"},
             output=[str(tmp_path / "loss.parquet")],
         )
@@ -141,7 +142,7 @@ def test_a_token_without_a_row_is_a_refused_cell(cell, tiny_model, token_stream)
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 @pytest.mark.parametrize(
-    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), OSError(errno.ENOSPC, "No space left")]
+    "error", [MemoryError(), torch.AcceleratorError("CUDA error: unknown"), OSError(errno.ENOSPC, "No space left")]
 )
 def test_too_little_memory_fails_the_job(cell, tiny_model, monkeypatch, error):
     def fail(*_):
@@ -150,6 +151,27 @@ def test_too_little_memory_fails_the_job(cell, tiny_model, monkeypatch, error):
     monkeypatch.setattr("scripts.evaluate_loss.compare", fail)
     with pytest.raises(type(error)):
         cell(tiny_model)
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+@pytest.mark.parametrize(("fitting", "status"), [(1, "ok"), (0, "refused")])
+def test_a_gpu_that_is_too_small_for_a_batch(cell, tiny_model, monkeypatch, fitting, status):
+    _, whole = cell(tiny_model)
+    before = stage.compare
+
+    def compare(logits, reference, ids):
+        if len(ids) > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory. GPU 0 has a total capacity of 79.15 GiB")
+        return before(logits, reference, ids)
+
+    monkeypatch.setattr(stage, "compare", compare)
+    metadata, table = cell(tiny_model)
+    assert metadata["status"] == status
+    if status == "ok":
+        assert table["nll"].to_numpy() == pytest.approx(whole["nll"].to_numpy(), rel=1e-6)
+    else:
+        assert "more memory than the GPU has" in metadata["reason"]
+        assert "79.15 GiB" in metadata["reason"]
 
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from scripts.evaluate_tasks import evaluate_tasks, refusing_data
+from scripts.evaluate_tasks import evaluate_tasks, halving_batches, refusing_data
 from scripts.lib.data import harness, suites
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.shortages import Refused
@@ -106,6 +106,20 @@ def test_bits_per_byte_is_that_of_a_plain_forward_pass(root, tmp_path):
     assert row["value"] == pytest.approx(
         loss.item() / torch.log(torch.tensor(2.0)).item() / len(text.encode()), rel=1e-5
     )
+
+
+def test_a_question_is_encoded_once_for_all_of_its_answers(root, tmp_path, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    encode, encoded = HFLM.tok_encode, []
+    monkeypatch.setattr(
+        HFLM, "tok_encode", lambda lm, text, **kwargs: encoded.append(text) or encode(lm, text, **kwargs)
+    )
+    write_suite(root, "choice", ["docstrings-choice"])
+    run(root, tmp_path, suite="choice")
+    lines = (root / "tasks" / "docstrings" / "choice.jsonl").read_text().splitlines()[:6]
+    assert len(encoded) == 6 * (1 + 4)
+    assert {json.loads(line)["context"] for line in lines} <= set(encoded)
 
 
 def test_two_runs_are_identical_and_tell_nothing_of_the_machine(root, tmp_path):
@@ -243,6 +257,25 @@ def test_a_text_that_pythons_parser_gives_up_on_is_no_lack_of_memory():
         ast.literal_eval("[" + "-" * 7000 + "1]")
     with pytest.raises(MemoryError), refusing_data("t", task):
         raise MemoryError
+
+
+def test_a_gpu_that_is_too_small_for_a_batch_gets_smaller_ones():
+    sizes, model = [], SimpleNamespace(batch_size_per_gpu=16)
+
+    def answer(requests):
+        sizes.append(model.batch_size_per_gpu)
+        if model.batch_size_per_gpu > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return requests
+
+    fitting = 4
+    assert halving_batches(model, answer)([1, 2]) == [1, 2]
+    assert halving_batches(model, answer)([3]) == [3]
+    assert sizes == [16, 8, 4, 4]
+    fitting = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        halving_batches(model, answer)([1])
+    assert model.batch_size_per_gpu == 1
 
 
 def test_too_little_memory_fails_the_job(root, tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ def published(tmp_path):
     """A published run of two checkpoints, one of them locked, with two methods."""
     plan = Plan({"folders": {name: str(tmp_path / name) for name in ("resources", "results")}})
     plan.config |= {"quantize": {"keep_weights": True}, "fetch": {"keep_weights": True, "disk_budget": None}}
+    plan.config |= {"compute": {"dtype": "float32"}, "evaluate_loss": {"windows": 10, "window": 5}}
     plan.trajectories["run"] = Published(
         "run",
         repo="of/run",
@@ -103,10 +104,16 @@ def test_stages_without_work_keep_their_infinite_rate():
 
 
 def test_defaults_know_threads_and_gpus():
-    one, four, gpu = (forecast.default_paces(*machine) for machine in (("auto", 1), ("cpu", 4), ("cuda", 4)))
+    machines = [("auto", 1, "float32"), ("cpu", 4, "bfloat16"), ("cuda", 4, "bfloat16")]
+    machines = [dict(zip(("device", "threads", "dtype"), machine, strict=True)) for machine in machines]
+    one, four, gpu = map(forecast.default_paces, machines)
     assert four["train"].rate == 4 * one["train"].rate
-    assert gpu["quantize"].rate == requests.FLOPS["cuda"]
+    assert four["evaluate_loss"].rate == four["quantize"].rate
+    assert gpu["quantize"].rate == gpu["train"].rate == requests.GPU_FLOPS["float32"]
+    assert gpu["evaluate_tasks"].rate == requests.GPU_FLOPS["bfloat16"]
+    assert forecast.default_paces(machines[2], "bfloat16")["train"].rate == requests.GPU_FLOPS["bfloat16"]
     assert one["fetch"] == four["fetch"] == gpu["fetch"]
+    assert four["quantize"].start == gpu["quantize"].start == one["quantize"].start + forecast.ALONE
 
 
 def test_a_stage_without_numbers_of_its_own_is_a_short_one(smoke):
@@ -186,12 +193,13 @@ def test_work_of_training(smoke):
     assert Works(smoke).of("train", ("smoke", first)) == 6 * parameters * tokens
 
 
-def test_the_baseline_is_half_the_work(smoke):
-    works = Works(smoke)
+def test_a_loss_is_one_model_and_the_baselines_head(smoke):
+    works, model, tokens = Works(smoke), smoke.trajectories["smoke"].model, 64 * 64
     none, other = (
         works.of("evaluate_loss", ("smoke", "step-40", method, "smoke")) for method in ("none", "rtn-w3-g32")
     )
-    assert other == 2 * none == 2 * 2 * smoke.trajectories["smoke"].model.parameters * 64 * 64
+    assert none == 2 * model.parameters * tokens
+    assert other - none == 2 * model.vocabulary * model.width * tokens
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -229,6 +237,9 @@ def test_downloads_and_disk(published):
     assert forecast.peak_disk(published, jobs, 1) == 6010 + 4000
     published.config["fetch"] = {"keep_weights": False, "disk_budget": 11e-6}
     assert forecast.peak_disk(published, jobs, 1) == 4010 + 4000 + 2200  # one of them at once
+    published.losses[Cell("run", 2, "rtn")] = ["text"]
+    published.config["fetch"]["disk_budget"] = None
+    assert forecast.peak_disk(published, jobs, 1) == 6010 + 4000 + 10 * 5 * 4 * 4, "the hidden states of the second"
 
 
 def test_downloads_are_counted_a_few_at_a_time(published):
@@ -237,4 +248,4 @@ def test_downloads_are_counted_a_few_at_a_time(published):
     assert made.wall(jobs) == 7 * 12 / forecast.DOWNLOADS
     for profile in ("local", "slurm"):
         content = yaml.safe_load(Path(f"workflow/profiles/{profile}/config.yaml").read_text())
-        assert content["resources"] == [f"downloads={forecast.DOWNLOADS}"]
+        assert content["resources"][0] == f"downloads={forecast.DOWNLOADS}"

@@ -1,9 +1,11 @@
 """gate: what is saved or reloads wrongly, provoked on purpose, is caught each time with a reason."""
 
 import dataclasses
+import gc
 import resource
 import signal
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from scripts.lib.checks import gate
 from scripts.lib.checks.gate import (
     Gate,
     Mismatch,
@@ -264,7 +267,6 @@ def beyond_a_limit(write):
 def test_failures_of_the_machine_are_not_refusals(tmp_path):
     failures = [
         MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory"),
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         OSError(28, "No space left on device"),
@@ -321,13 +323,40 @@ def test_reordered_columns_are_grouped_by_their_index():
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 def test_the_process_that_dies_fails_the_job(rounded, tmp_path):
-    with Gate(1, "cpu") as gate, pytest.raises(RuntimeError, match="ended with status"):
-        gate.check(rounded.question | {"windows": str(tmp_path / "none.npy")})
+    with Gate(1, "cpu") as process, pytest.raises(RuntimeError, match="ended with status"):
+        process.check(rounded.question | {"windows": str(tmp_path / "none.npy")})
 
 
 @pytest.mark.parametrize("threads", [1, 2])  # a fork, and a process that starts anew
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 def test_both_kinds_of_process_answer_alike(rounded, threads):
-    with Gate(threads, "cpu") as gate:
-        assert gate.process.is_alive()
-        assert gate.check(rounded.question) == judge(**rounded.question)
+    with Gate(threads, "cpu") as process:
+        assert process.process.is_alive()
+        assert process.check(rounded.question) == judge(**rounded.question)
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+@pytest.mark.parametrize("method", ["rtn", "gptq-w3-g64"])  # dense and packed files
+def test_no_model_outlives_its_use(tiny_model, tmp_path, monkeypatch, method):
+    """Of source, quantized model in float32 and in the study's type, at most two are in memory."""
+    saved = Saved(tiny_model, tmp_path, RTN if method == "rtn" else recipe(method))
+    models, alive = [], []
+
+    def load(*args, **kwargs):
+        gc.collect()
+        alive.append(sum(model() is not None for model in models))
+        model = load_dense(*args, **kwargs)
+        models.append(weakref.ref(model.get_submodule("model.layers.0.mlp.up_proj")))
+        return model
+
+    monkeypatch.setattr(gate, "load_dense", load)
+    assert saved.reason(dtype="bfloat16") is None
+    assert alive == [0, 1, 0]
+
+
+def test_sorted_rows_and_steps_are_those_of_plain_sorting():
+    grid = Grid(4, 16, True)
+    weight = round_to_nearest(torch.randn(32, 64, generator=torch.Generator().manual_seed(0)), 4, 16, True)
+    weight[0, :16], weight[1, 0] = 0, -0.0
+    gaps = weight.reshape(-1, 16).sort(dim=1).values.diff(dim=1)
+    assert torch.equal(check_levels("layer", weight, grid, None), gaps.where(gaps > 0, torch.inf).amin(dim=1))

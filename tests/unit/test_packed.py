@@ -4,7 +4,7 @@ import pytest
 import torch
 from bitsandbytes.functional import quantize_4bit
 
-from scripts.lib.models.packed import WORD, dequantize_4bit, format_of, unpack
+from scripts.lib.models.packed import READERS, WORD, dequantize_4bit, format_of, unpack
 
 
 def pack(codes, bits):
@@ -35,6 +35,21 @@ def test_bit_planes_come_back(bits):
 
     codes = torch.randint(0, 2**bits, (64, 5), generator=torch.Generator().manual_seed(bits))
     assert torch.equal(unpack(planar_pack_rows(codes, bits), bits), codes)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_layer_of_gptq_is_what_its_formula_says(bits, in_order):
+    """w[i, o] = scale[g(i), o] * (code[i, o] - zero[g(i), o]), columns in the order of their groups or not."""
+    draw = torch.Generator().manual_seed(bits)
+    codes = torch.randint(0, 2**bits, (64, 32), generator=draw)
+    zeros = torch.randint(1, 2**bits, (4, 32), generator=draw)
+    groups = torch.arange(64) // 16
+    groups = groups if in_order else groups[torch.randperm(64, generator=draw)]
+    scales = torch.rand(4, 32, generator=draw).half()
+    stored = {"qweight": pack(codes, bits), "qzeros": pack((zeros - 1).T, bits).T, "scales": scales}
+    found = READERS["gptq"](stored | {"g_idx": groups.int()}, {"bits": bits})
+    assert torch.equal(found, (scales.float()[groups] * (codes - zeros[groups])).T)
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (128, 96), (96, 96), (32, 64)])

@@ -93,6 +93,39 @@ def test_each_library_on_each_architecture(tiny_model, tmp_path, library, reques
             assert torch.equal(before[key], after[key]) != changed, key
 
 
+def test_hqq_optimizes_in_float32_on_a_gpu_too(monkeypatch):
+    from hqq.core import optimize
+
+    from scripts.quantizers import hqq  # noqa: F401, which sets it
+
+    class Seen(Exception):
+        pass
+
+    def step(weight, *args):
+        raise Seen(weight.dtype)
+
+    monkeypatch.setattr(optimize, "optimize_weights_proximal_legacy_step", step)
+    weight, scale = torch.ones(4, 4), torch.ones(4, 1)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, dtype, device: self.type(dtype))  # there is no GPU to go to
+    monkeypatch.setattr(torch, "tensor", lambda value, **_: value)
+    with pytest.raises(Seen, match=r"torch\.float32"):
+        optimize.optimize_weights_proximal(weight, scale, scale, [0, 7], device="cuda")
+
+
+def test_gptqmodel_is_told_where_to_quantize(tiny_model, monkeypatch):
+    from gptqmodel import GPTQModel
+
+    class Seen(Exception):
+        pass
+
+    def load(path, config, **kwargs):
+        raise Seen(config.device, "device" in kwargs)
+
+    monkeypatch.setattr(GPTQModel, "load", load)
+    with pytest.raises(Seen, match=r"\('cuda', False\)"):
+        load_quantizer("gptqmodel")(tiny_model, recipe("gptq-w3-g64"), CALIBRATION, "cuda")
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 @pytest.mark.parametrize("name", ["gptq-w3-g64", "gptq-w3-g64-natural-llmcompressor"])
 def test_gptq_at_all_bits(tiny_model, tmp_path, near_gate, name, bits):

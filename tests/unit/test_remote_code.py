@@ -17,6 +17,7 @@ from scripts.fetch import fetch, fetch_checkpoint
 from scripts.fetch_tokenizer import fetch_tokenizer
 from scripts.lib.hub import client, locks
 from scripts.lib.models import loadable, own_code
+from scripts.lib.models.blockwise import Blockwise
 from scripts.lib.models.loading import load_dense, load_empty, load_tokenizer
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan, load_plan
@@ -105,6 +106,15 @@ def run_method(name, model, tmp_path):
     recipe |= {"group_size": 16} if recipe.get("group_size", -1) > 0 else {}
     data = CALIBRATION if "calibration" in recipe else None
     return quantize(model, recipe, data, PROBE, tmp_path / "quantized", tmp_path / "layers.parquet")
+
+
+def test_it_runs_block_by_block_too(take):
+    """What it does with its logits is its own."""
+    model, ids = take(PINS), torch.from_numpy(PROBE)
+    streamed = Blockwise(model, "float32", "cpu")
+    with torch.inference_mode():
+        whole = load_dense(model)(input_ids=ids, use_cache=False).logits
+    assert torch.equal(streamed.logits(ids, streamed.states(PROBE, len(PROBE))), whole)
 
 
 def asked(server):

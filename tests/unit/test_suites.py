@@ -156,7 +156,7 @@ def test_what_the_rules_know_of_a_suite(tmp_path):
     assert (known["limit"], known["asked"]) == (7, 7)
     assert len(known["prompts"]) == 12
     assert suites.describe("config/tasks/suite-smoke.yaml")["prompts"] is None
-    assert suites.describe("config/tasks/suite-paper12.yaml")["asked"] == 48_000
+    assert suites.describe("config/tasks/suite-paper12.yaml")["asked"] == 38_880
 
 
 @pytest.mark.parametrize(

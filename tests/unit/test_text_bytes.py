@@ -78,7 +78,14 @@ def model(tmp_path_factory):
 def evaluate(corpus, model, place, **params) -> pl.DataFrame:
     """The stage itself, on one window of the whole corpus."""
     window = len(np.load(corpus / "s.npy"))
-    settings = {"window": window, "windows": 1, "batch_size": 1, "dtype": "float32", "device": "cpu", **params}
+    settings = {
+        "window": window,
+        "windows": 1,
+        "batch_size": 1,
+        "dtype": "float32",
+        "device": "cpu",
+        "hidden": "",
+    } | params
     inputs = {"manifest": model / "manifest.json", "weights": model / "model", "tokenizer": corpus / "tokenizer"}
     inputs["validation"] = [corpus / "s.json", corpus / "s.npy", corpus / "s.parquet"]
     asked = SimpleNamespace(

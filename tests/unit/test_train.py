@@ -1,8 +1,13 @@
 """train: real small runs; links, kills and branches leave the same weights as an undisturbed run."""
 
+import os
+import signal
+
 import polars
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from scripts import train as stage
 from scripts.lib.runtime import manifests
@@ -89,6 +94,62 @@ def test_a_killed_link_goes_on_and_ends_the_same(link, tmp_path, monkeypatch):
     for step in (2, 5, 10):
         assert equal(weights(resumed, step), weights(undisturbed, step))
     assert not (tmp_path / "state" / "killed").exists()
+
+
+def test_the_end_of_the_time_saves_a_state_to_go_on_from(link, tmp_path, monkeypatch):
+    undisturbed = link("undisturbed", 0, 10, [2, 5, 10])
+    read = OrderedWindows.__getitem__
+
+    def told_after_the_seventh_step(self, index):
+        """A batch is read while the one before it is computed."""
+        if index == 7 * RUN["batch_size"] + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, index)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(stage.Stopped, match="at step 7; the next attempt goes on from"):
+        patch.setattr(OrderedWindows, "__getitem__", told_after_the_seventh_step)
+        link("stopped", 0, 10, [2, 5, 10])
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "stopped").exists()
+    assert (tmp_path / "state/stopped/trainer/checkpoint-7" / stage.COMPLETE).is_file()
+    resumed = link("stopped", 0, 10, [2, 5, 10])
+    for step in (2, 5, 10):
+        assert equal(weights(resumed, step), weights(undisturbed, step))
+
+
+FULL = "CUDA out of memory. GPU 0 has a total capacity of 23.6 GiB"
+
+
+@pytest.mark.parametrize(("fitting", "refused"), [(2, False), (0, True)])
+def test_a_gpu_that_is_too_small_for_a_batch_takes_parts_of_it(link, tmp_path, monkeypatch, fitting, refused):
+    whole = link("whole", 0, 8, [2, 8], restart=True)
+    before, seen = LlamaForCausalLM.forward, []
+
+    def forward(self, input_ids, **kwargs):
+        seen.append(len(input_ids))
+        if len(input_ids) > fitting:
+            raise torch.OutOfMemoryError(FULL)
+        return before(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    found = link("found", 0, 8, [2, 8], restart=True)
+    assert list(dict.fromkeys(seen)) == [4, 2, 1][: 3 if refused else 2]
+    if refused:
+        assert FULL in manifests.read(found / stage.REFUSED)["reason"]
+        assert {path.name for path in found.iterdir()} == {stage.REFUSED, "log.parquet"}
+    else:
+        for name, tensor in weights(found, 8).items():
+            assert tensor.allclose(weights(whole, 8)[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_two_gpus_in_sight_do_not_double_the_batch(tmp_path, monkeypatch):
+    """The Trainer takes as many as torch counts; here it is told of two, and stays on the CPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    link = {"start": 0, "end": 4, "keep": [], "restart": False}
+    settings = stage._arguments(RUN, link, tmp_path, 10, "cuda", 4)
+    assert settings.n_gpu == 1
+    assert settings.train_batch_size == 4
 
 
 def test_another_lineage_does_not_resume(link, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from scripts.lib.cluster.forecast import make_forecast
 from scripts.lib.cluster.graph import read_graph
 from scripts.lib.cluster.work import Works
 from scripts.lib.study.plan import config_files, load_plan
@@ -44,3 +45,12 @@ def test_the_jobs_that_snakemake_plans(tree, study, monkeypatch):
     ways = {(jobs[before].stage, job.stage) for job in jobs for before in job.after}
     assert {("tabulate", "plot"), ("tabulate", "report"), ("report", "all")} <= ways
     assert ("measured", "make_room") in ways or study != "budget", "a lane is a way through the graph"
+
+
+def test_hours_of_the_reference_study_are_those_of_its_estimate():
+    """GPU-hours of an H100 by stage, worked out by hand from passes, tokens and rates; within a factor of 1.5."""
+    forecast = make_forecast(load_plan("paper"), config_files("paper"), 1)
+    for stage, hours in {"quantize": 360, "evaluate_loss": 40, "evaluate_tasks": 750}.items():
+        jobs = [job for job in forecast.jobs if job.stage == stage]
+        found = forecast.seconds(jobs, forecast.defaults) / 3600
+        assert hours / 1.5 < found < 1.5 * hours, (stage, found)

@@ -4,6 +4,7 @@
 import gc
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from snakemake.logging import logger
 sys.path.insert(0, str(workflow.basedir))
 
 from scripts.lib.analysis import comparisons, places, tables
-from scripts.lib.cluster import disk, runs, scheduler_repair, shared_start
+from scripts.lib.cluster import disk, local_gpus, runs, scheduler_repair, shared_start
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
@@ -60,6 +61,7 @@ RESULTS = config["folders"]["results"]
 STUDY, TITLE = (config.get("study", {}).get(key, "no-study") for key in ("name", "title"))
 THREADS = config["compute"]["threads"]
 DEVICE = config["compute"]["device"]
+USES_LOCAL_GPU = DEVICE != "cpu" and bool(local_gpus.names())
 MACHINE = {"threads": THREADS, "device": DEVICE}
 QUANTIZING = MACHINE | {"dtype": config["compute"]["dtype"], "probe": config["quantize"]["probe"]}
 ENV = "../../envs/trajquant.yaml"
@@ -300,6 +302,21 @@ def baseline_file(name):
         return f"{folder}/{name}" if name == "manifest.json" else ancient(f"{folder}/{name}")
 
     return path
+
+
+def hidden_folder(wildcards, input):
+    """Where the cells of a checkpoint share what its unquantized model makes of text.
+
+    No output, so that cells stay independent: who comes first makes it. `input` makes it a param that triggers nothing.
+    """
+    return PATHS.hidden(wildcards.trajectory, wildcards.checkpoint)
+
+
+def hidden_states(wildcards, input):
+    """The file of it that belongs to a corpus; "" where no two cells are measured on that."""
+    cells = CELLS[wildcards.trajectory, step_of(wildcards)]
+    sharing = [cell for cell in cells if wildcards.corpus in PLAN.losses[cell]]
+    return f"{hidden_folder(wildcards, input)}/{wildcards.corpus}.safetensors" if len(sharing) > 1 else ""
 
 
 def suite_tasks(wildcards):

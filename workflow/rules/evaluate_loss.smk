@@ -23,6 +23,7 @@ rule evaluate_loss:
     params:
         **config["evaluate_loss"],
         **config["compute"],
+        hidden=hidden_states,
         code=fingerprint("evaluate_loss"),
     script:
         "../../scripts/evaluate_loss.py"

@@ -72,6 +72,14 @@ rule measured:
         measurements_of_checkpoint,
         before=measured_before,
     output:
-        touch(PATHS.measured(STUDY)),
+        PATHS.measured(STUDY),
+    log:
+        f"{PATHS.logs('measured')}/{STUDY}/{{trajectory}}/{{checkpoint}}.log",
     wildcard_constraints:
         trajectory=any_of(PLAN.by_source("hub")),
+    conda:
+        ENV
+    params:
+        hidden=hidden_folder,
+    script:
+        "../../scripts/measured.py"

@@ -10,6 +10,8 @@ except ConfigError as error:
 
 NEEDS = {name: requests.needs(PLAN, name) for name in PLAN.trajectories}
 GPU = gpu_request(SITE) if DEVICE == "cuda" else {}
+if USES_LOCAL_GPU:
+    GPU = GPU | {local_gpus.RESOURCE: 1}
 
 
 def asks(rule, gpu=False):

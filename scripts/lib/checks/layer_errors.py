@@ -27,6 +27,8 @@ class LayerErrors:
     `output_error` is |X (W_q - W)^T| / |X W^T| in the Frobenius norm, for the inputs X of the unquantized model: the
     Hessian-weighted error tr(D H D^T) / tr(W H W^T) of D = W_q - W with H = X^T X, and its square root.
 
+    Both models are looked at only inside the `with` block: nothing keeps them alive after it.
+
     Args:
         source, model: the unquantized and the quantized model, both dense.
         names: the quantized layers.
@@ -34,8 +36,17 @@ class LayerErrors:
 
     def __init__(self, source: nn.Module, model: nn.Module, names: list[str]):
         self.sums = {name: [0.0, 0.0] for name in names}
-        for name in names:
+        self.handles = [
             source.get_submodule(name).register_forward_hook(self._hook(name, model.get_submodule(name)))
+            for name in names
+        ]
+
+    def __enter__(self) -> "LayerErrors":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
 
     def _hook(self, name: str, quantized: nn.Linear):
         def add(layer: nn.Linear, inputs: tuple, output: torch.Tensor) -> None:
@@ -75,7 +86,8 @@ def describe_layer(
         absmax_mean, absmax_max: of the groups' largest quantized magnitudes, which formats make their scales from.
     """
     centered = weight - weight.mean()
-    deviation = centered.square().mean().sqrt()
+    squares = centered.div_(centered.square().mean().sqrt()).square_()  # in variances
+    outliers = int((squares > OUTLIER**2).sum())
     largest = grid.groups(rounded, columns).abs().amax(dim=1)
     return {
         "layer": name,
@@ -86,8 +98,8 @@ def describe_layer(
         "group_size": grid.group_size,
         "bits_per_weight": float(bits_per_weight),
         "weight_error": float(torch.linalg.norm(rounded - weight) / torch.linalg.norm(weight)),
-        "outlier_share": float((centered.abs() > OUTLIER * deviation).float().mean()),
-        "kurtosis": float((centered / deviation).pow(4).mean()),
+        "outlier_share": outliers / weight.numel(),
+        "kurtosis": float(squares.square_().mean()),
         "absmax_mean": float(largest.mean()),
         "absmax_max": float(largest.max()),
     }

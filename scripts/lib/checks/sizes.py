@@ -50,19 +50,23 @@ def zstd_bits(
         bits_per_weight: packed, with scales and zero points.
         columns: group of each input column [in], if columns are not grouped in their order.
     """
-    codes = (grid.groups(weight, columns) / steps[:, None]).round()
+    codes = (grid.groups(weight, columns) / steps[:, None]).round_()
     width = max(1, math.ceil(math.log2(float((codes.amax(dim=1) - codes.amin(dim=1)).max()) + 1)))
     if width > BYTE:
         return bits_per_weight
-    smaller = BYTE * zstd(_joined(codes.long() % 2**width, width)) / weight.numel()
+    smaller = BYTE * zstd(_joined(codes.int() & (2**width - 1), width)) / weight.numel()
     return min(bits_per_weight, smaller + bits_per_weight - grid.bits_of(name))
 
 
 def _joined(codes: torch.Tensor, width: int) -> torch.Tensor:
     """Codes of so many bits as bytes, each of as many codes as fit whole."""
     together = BYTE // width
-    codes = nn.functional.pad(codes.reshape(-1), (0, -codes.numel() % together)).reshape(-1, together)
-    return (codes << width * torch.arange(together)).sum(dim=1).to(torch.uint8)
+    codes = codes.to(torch.uint8).reshape(-1)
+    codes = nn.functional.pad(codes, (0, -codes.numel() % together)).reshape(-1, together)
+    joined = codes[:, 0].clone()
+    for number in range(1, together):
+        joined |= codes[:, number] << width * number
+    return joined
 
 
 def model_sizes(checkpoint: Path, folder: Path, layers: polars.DataFrame) -> dict[str, int]:

@@ -6,19 +6,21 @@ stand in lanes that fit into it side by side, and each fetch waits until the one
 
 from itertools import pairwise
 
+from scripts.lib.cluster import requests
 from scripts.lib.runtime.config_files import ConfigError
-from scripts.lib.study.sizes import quantized_bytes
+from scripts.lib.study.sizes import DTYPES, quantized_bytes
 
 GB = 10**9
 
 
 def footprints(plan) -> dict[tuple[str, int], int]:
-    """Bytes that each published checkpoint of a study takes at most: its weights, and all that is quantized from them.
+    """Bytes that each published checkpoint of a study takes at most: its weights, all that is quantized from them, and
+    the hidden states that their losses share.
 
     Pickled weights are held twice while they are converted; all are taken for pickled of which no lock says otherwise.
     Sizes are those of locks, else estimated.
     """
-    found = {}
+    found, hidden = {}, hidden_states(plan)
     for cell in plan.cells:
         name, step = cell.trajectory, cell.step
         trajectory = plan.trajectories[name]
@@ -31,7 +33,24 @@ def footprints(plan) -> dict[tuple[str, int], int]:
             found[name, step] = [size, 0 if safe else size, 0]
         if cell.method in plan.recipes:
             found[name, step][2] += quantized_bytes(trajectory.model, plan.recipes[cell.method])
-    return {point: size + max(pickled, quantized) for point, (size, pickled, quantized) in found.items()}
+    return {
+        point: size + max(pickled, quantized + hidden.get(point, 0))
+        for point, (size, pickled, quantized) in found.items()
+    }
+
+
+def hidden_states(plan) -> dict[tuple[str, int], int]:
+    """Bytes of the hidden states that each checkpoint with methods takes for its losses while it is measured."""
+    settings, size = plan.config["evaluate_loss"], DTYPES[plan.config["compute"]["dtype"]]
+    corpora = {}
+    for cell in plan.cells:
+        if cell.method in plan.recipes:
+            corpora.setdefault((cell.trajectory, cell.step), set()).update(plan.losses[cell])
+    tokens = requests.loss_tokens(settings)
+    return {
+        point: len(names) * tokens * plan.trajectories[point[0]].model.likely_width * size
+        for point, names in corpora.items()
+    }
 
 
 def lanes(sizes: dict[tuple[str, int], int], budget: float) -> list[list[tuple[str, int]]]:

@@ -34,43 +34,55 @@ DOWNLOADS = 4  # at once, as both profiles say
 FETCHING = ("fetch", "fetch_tokenizer", "fetch_dataset")
 MAKING_CHECKPOINTS = ("publish", "publish_local", "average", "fetch")
 COMPUTING = ("train", "quantize", "evaluate_loss", "evaluate_tasks")  # with compute.threads threads, or on a GPU
-# Work is counted as in scripts/lib/cluster/work.py. Starts, and rates for one thread of a CPU, are what the studies
-# smoke and methods took on a virtual machine with two cores (float32).
+THREAD = requests.THREAD_FLOPS
+# Work is counted as in scripts/lib/cluster/work.py. Starts, and rates for one thread of a CPU, are what jobs of the
+# study demo took of a processor's time on a virtual machine with two cores (float32), as forks that share one start of
+# Python (shared_start.py); evaluate_tasks is of smoke.
 DEFAULTS = {
-    "corpus": Pace(0, 0.4),
+    "corpus": Pace(0, 0.6),
     "fetch_tokenizer": Pace(5),
-    "tokenizer": Pace(3, 4),
-    "tokenize": Pace(8, 2),
+    "tokenizer": Pace(0.5, 4),
+    "tokenize": Pace(0.5, 3),
     "fetch_dataset": Pace(3),
-    "train": Pace(13, 6.5e10),
+    "train": Pace(4, THREAD),
     "publish": Pace(0.5, DISK),
     "publish_local": Pace(0.5, DISK),
-    "average": Pace(2, DISK),
+    "average": Pace(0.5, DISK),
     "fetch": Pace(3, 1 / (1 / NETWORK + 2 / DISK)),  # hashed twice; not measured: networks differ
-    "quantize": Pace(13, 6e10),
-    "evaluate_loss": Pace(7, 6e10),
-    "evaluate_tasks": Pace(9.5, 5.7e10),
+    "quantize": Pace(3, THREAD),
+    "evaluate_loss": Pace(0.6, THREAD),
+    "evaluate_tasks": Pace(3, THREAD),
     "tabulate": Pace(1, 100),
     "plot": Pace(2.5),
     "report": Pace(5),
 }
 SHORT = Pace(0.5)  # of every other stage
-CUDA_RATE = requests.FLOPS["cuda"]  # of all that computes: an estimate for a data centre's GPU, never measured
+ALONE = 6  # seconds that a job which computes takes to start a Python of its own and to import torch and transformers
 ALIKE = 4  # work that differs by no more than this factor says nothing about a rate
 VISIBLE = 0.1  # of the start: what less work takes is lost in what else differs between jobs, such as libraries
 FEWEST = 3  # jobs that a start and a rate are fitted to
 
 
-def default_paces(device: str, threads: int) -> dict[str, Pace]:
+def default_paces(compute: dict, precision: str = "float32") -> dict[str, Pace]:
     """Pace of every stage where nothing was measured.
 
     Args:
-        device: the config's; "auto" counts as a CPU.
-        threads: that one job computes with.
+        compute: the section of the config: device ("auto" counts as a CPU), threads, dtype.
+        precision: of what is trained. Methods are applied in float32, whatever the dtype.
     """
-    factor = {stage: threads * DEFAULTS[stage].rate for stage in COMPUTING}
-    rates = dict.fromkeys(COMPUTING, CUDA_RATE) if device == "cuda" else factor
-    return {stage: Pace(pace.start, rates.get(stage, pace.rate)) for stage, pace in DEFAULTS.items()}
+    dtypes = {"train": precision, "quantize": "float32"}
+    alone = compute["device"] == "cuda" or compute["threads"] > 1  # as shared_start.py has it
+    paces = dict(DEFAULTS)
+    for stage in COMPUTING:
+        rate = requests.flops(compute, dtypes.get(stage, compute["dtype"]))
+        paces[stage] = Pace(DEFAULTS[stage].start + ALONE * alone, rate)
+    return paces
+
+
+def training_precision(plan: Plan) -> str:
+    """That of all runs trained here, or float32 if they differ."""
+    found = {plan.trajectories[name].precision for name in plan.by_source("train")}
+    return found.pop() if len(found) == 1 else "float32"
 
 
 def fit(points: list[tuple[float, float]], default: Pace) -> Pace:
@@ -188,8 +200,8 @@ def make_forecast(plan: Plan, config: Sequence[Path | str], at_once: int) -> For
         config: its config files, as `plan.config_files` has them.
         at_once: jobs side by side.
     """
-    works, compute = Works(plan), plan.config["compute"]
-    found, defaults = measured(plan, works), default_paces(compute["device"], compute["threads"])
+    works = Works(plan)
+    found, defaults = measured(plan, works), default_paces(plan.config["compute"], training_precision(plan))
     fitted = {stage: fit(list(jobs.values()), defaults[stage]) for stage, jobs in found.items()}
     return Forecast(plan, read_graph(config, works), defaults, defaults | fitted, found, at_once)
 
@@ -225,6 +237,8 @@ def sizes_by_trajectory(plan: Plan, jobs: list[Job]) -> dict[str, dict]:
 def peak_disk(plan: Plan, jobs: list[Job], at_once: int) -> int:
     """Bytes of all checkpoints that are made or fetched, and of all quantized models that lie there at the same time.
 
+    So do the hidden states that losses share: without a budget, those of all checkpoints until the study is measured.
+
     Args:
         jobs: of the study.
         at_once: jobs side by side: as many models there are where the study does not keep weights.
@@ -242,4 +256,5 @@ def peak_disk(plan: Plan, jobs: list[Job], at_once: int) -> int:
         if name not in bounded
     ]
     kept = sizes if plan.config["quantize"]["keep_weights"] else sorted(sizes, reverse=True)[:at_once]
-    return sum(checkpoints) + sum(kept) + sum(places)
+    hidden = [size for (name, _), size in disk.hidden_states(plan).items() if name not in bounded]
+    return sum(checkpoints) + sum(kept) + sum(places) + sum(hidden)

@@ -7,15 +7,20 @@ import math
 from dataclasses import dataclass
 
 from scripts.lib.study.libraries import algorithm, transforms
-from scripts.lib.study.sizes import Model
+from scripts.lib.study.sizes import DTYPES, Model
 from scripts.lib.study.trajectories.trained import Trained
 
 PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
 WHOLE_SPLIT = 1_000_000  # tokens of a validation split; a longer one takes further attempts, with more time
 START_MINUTES = 10  # imports from a cold shared file system, and waiting for its files
-FLOPS = {"cpu": 2e10, "cuda": 3e13}  # a second; a CPU thread's a third of what was measured, a GPU's a guess
+THREAD_FLOPS = 6e10  # a second, of one thread of a CPU, float32: the studies smoke, methods and demo
+GPU_FLOPS = {"float32": 4e13, "bfloat16": 2.75e14, "float16": 2.75e14}  # of an H100: estimates, +-40 %, none measured
+CAUTION = {"cpu": 3, "cuda": 2}  # a request assumes so many times less
 DISK_BYTES = 1e8  # a second, read, hashed and written
-DOCUMENT_TOKENS = 4 * 512  # of a task's document: four answers
+DOCUMENT_TOKENS, SHOT_TOKENS = 400, 160  # a question with each of its answers, and an example before them: twelve tasks
+# with five examples are 47 M tokens for 38,900 documents, answers of one token sharing a pass; the demo's 450 without
+MAKING, CHECKING = 6.5, 8.5  # bytes a weight: float32, and the files' or the packed one; two models in float32
+LOADING = 6  # bytes a weight of a model on its way to a GPU: dense in float32, and as its files hold it
 LOGITS = 2**28  # values a forward pass at most, as scripts/lib/models/forward.py has it
 CHECKS = 8  # forward passes over the probe: in memory, source (and each layer's error), reloaded, a transform's two
 
@@ -40,31 +45,43 @@ def needs(plan, name: str) -> dict[str, Need]:
         name: the trajectory; rules that belong to none ask for the same in all of them.
     """
     compute, loss = plan.config["compute"], plan.config["evaluate_loss"]
-    speed = FLOPS["cuda"] if compute["device"] == "cuda" else FLOPS["cpu"] * compute["threads"]
+    gpu, full, own = compute["device"] == "cuda", speed(compute, "float32"), speed(compute, compute["dtype"])
     trajectory, model = plan.trajectories[name], plan.trajectories[name].model
     calibrated = [recipe for recipe in plan.recipes.values() if "calibration" in recipe]
     probe = plan.config["quantize"]["probe"]
     calibration = max((_tokens(recipe["calibration"]) for recipe in calibrated), default=0)
     passed = max([quantize_tokens(recipe, probe, model) for recipe in plan.recipes.values()], default=0)
     window = max([probe["window"], *(recipe["calibration"]["window"] for recipe in calibrated)])
-    asked = max((documents(plan, suite) for suite in plan.suites.values()), default=0)
+    asked = max((task_tokens(plan, suite) for suite in plan.suites.values()), default=0)
+    transformed = any("transform" in recipe for recipe in plan.recipes.values())
+    batch = loss["batch_size"] * loss["window"]
     return {
         "tokenizer": text(),
         "tokenize": text(),
-        "train": _train(trajectory, speed) if trajectory.source == "train" else None,
+        "train": _train(trajectory, compute) if trajectory.source == "train" else None,
         "publish": publish(model),
         "average": average(model, trajectory.window) if trajectory.source == "average" else None,
-        "quantize": quantize(model, calibration, passed, window, speed),
-        "evaluate_loss": evaluate_loss(model, loss_tokens(loss), loss["batch_size"] * loss["window"], speed),
-        "evaluate_tasks": evaluate_tasks(model, asked, speed),
+        "quantize": quantize(model, calibration, passed, window, full, gpu, transformed),
+        "evaluate_loss": evaluate_loss(model, loss_tokens(loss), batch, own, gpu, DTYPES[compute["dtype"]]),
+        "evaluate_tasks": evaluate_tasks(model, asked, own, gpu),
         "tabulate": tabulate(len(plan.cells)),
     }
 
 
-def _train(run: Trained, speed: float) -> Need:
+def flops(compute: dict, dtype: str) -> float:
+    """Floating-point operations a second that a job reaches, by the section `compute`; on a CPU whatever the dtype."""
+    return GPU_FLOPS[dtype] if compute["device"] == "cuda" else THREAD_FLOPS * compute["threads"]
+
+
+def speed(compute: dict, dtype: str) -> float:
+    """The same, as a request assumes it."""
+    return flops(compute, dtype) / CAUTION["cuda" if compute["device"] == "cuda" else "cpu"]
+
+
+def _train(run: Trained, compute: dict) -> Need:
     steps = max(link["end"] - link["start"] for link in run.links.values())
     forward = (run.micro_batch_size or run.batch_size) * run.window
-    return train(run.model, steps, run.tokens_per_step, forward, speed)
+    return train(run.model, steps, run.tokens_per_step, forward, speed(compute, run.precision))
 
 
 def loss_tokens(loss: dict) -> int:
@@ -75,6 +92,11 @@ def loss_tokens(loss: dict) -> int:
 def documents(plan, suite: dict) -> int:
     """Documents that one evaluation of a suite asks at most: of this project's tasks and of the harness's own."""
     return len(suite["tasks"]) * (suite["limit"] or plan.config["evaluate_tasks"]["documents"]) + suite["asked"]
+
+
+def task_tokens(plan, suite: dict) -> float:
+    """Tokens that one evaluation of a suite passes through the model: of documents with their answers and examples."""
+    return documents(plan, suite) * (DOCUMENT_TOKENS + SHOT_TOKENS * suite["shots"])
 
 
 def train(model: Model, steps: int, batch_tokens: int, forward_tokens: int, speed: float) -> Need:
@@ -125,33 +147,63 @@ def forward_flops(model: Model, tokens: float) -> float:
     return 2 * model.parameters * tokens
 
 
-def quantize(model: Model, calibration_tokens: int, forward_tokens: float, window: int, speed: float) -> Need:
-    """One method: the model, its quantized form and, in the process that checks it, source and result in float32.
+def quantize(
+    model: Model,
+    calibration_tokens: int,
+    forward_tokens: float,
+    window: int,
+    speed: float,
+    gpu: bool = False,
+    transformed: bool = False,
+) -> Need:
+    """One method: first it is made, then, in another process, source and result are compared in float32.
 
     Of a checkpoint in float32, whose files are mapped, GPTQ held 4.2 bytes a weight besides its tokens' inputs (`make
-    benchmark`), then the check 4.4; weights in half precision, and a transform, are a further copy each.
+    benchmark`), then the check 4.4; where files hold half precision the copy in float32 is 4 more.
 
     Args:
         calibration_tokens: whose inputs to a block are held, twice.
         forward_tokens: tokens that pass through the model, all passes together, those of the checks too.
         window: of the longest windows; up to eight pass at once, with their logits held up to six times.
         speed: floating-point operations a second.
+        gpu: whether logits are held there.
+        transformed: whether a method changes the weights before it rounds them: a further copy.
     """
-    logits = 24 * min(8 * window * model.vocabulary, LOGITS)
-    memory = 20 * model.parameters + 8 * calibration_tokens * model.width + logits
+    logits = 0 if gpu else 24 * min(8 * window * model.vocabulary, LOGITS)
+    making = (MAKING + 4 * transformed) * model.parameters + 8 * calibration_tokens * model.width
+    memory = max(making, CHECKING * model.parameters) + logits
     return _need(memory, forward_flops(model, forward_tokens) / speed + 3 * moved(model))
 
 
-def evaluate_loss(model: Model, tokens: int, forward_tokens: int, speed: float) -> Need:
-    """Two models in float32 and their logits for one batch; a forward pass of both over all tokens."""
-    memory = 12 * model.parameters + 24 * forward_tokens * model.vocabulary
+def evaluate_loss(
+    model: Model, tokens: int, forward_tokens: int, speed: float, gpu: bool = False, size: int = 4
+) -> Need:
+    """A cell's model and the baseline over all tokens.
+
+    Both are run block by block: held are their embeddings and heads, a block, the hidden states of all tokens, and the
+    logits of one batch. A model that cannot be run so is whole in memory, and its baseline with the second attempt.
+
+    Args:
+        gpu: whether logits are held there.
+        size: bytes a weight.
+    """
+    held = 24 * model.vocabulary * model.likely_width + size * tokens * model.likely_width
+    held += size * model.parameters / max(model.blocks, 1)
+    logits = 0 if gpu else 12 * forward_tokens * model.vocabulary
+    memory = max(1.25 * size * model.parameters, held) + logits
     return _need(memory, 2 * forward_flops(model, tokens) / speed + moved(model))
 
 
-def evaluate_tasks(model: Model, documents: int, speed: float) -> Need:
-    """One model in float32 and the logits of its longest documents; each document with four answers."""
-    memory = 8 * model.parameters + 24 * 2048 * model.vocabulary
-    return _need(memory, forward_flops(model, documents * DOCUMENT_TOKENS) / speed + moved(model))
+def evaluate_tasks(model: Model, tokens: float, speed: float, gpu: bool = False) -> Need:
+    """One model in float32 and the logits of its longest documents, or the model on its way to a GPU.
+
+    Args:
+        tokens: of all documents, with answers and examples.
+        speed: floating-point operations a second.
+        gpu: where the model runs.
+    """
+    memory = LOADING * model.parameters if gpu else 8 * model.parameters + 24 * 2048 * model.vocabulary
+    return _need(memory, forward_flops(model, tokens) / speed + moved(model))
 
 
 def publish(model: Model) -> Need:

@@ -4,6 +4,10 @@ from scripts.lib.cluster import requests
 from scripts.lib.study.plan import BASELINE, Plan
 
 LOADED = {"quantize": 3, "evaluate_loss": 1, "evaluate_tasks": 1}  # how often weights are moved, as requests.py counts
+FASTER = 10  # disks beside a GPU than those that requests assume: 1 GB a second
+# Seconds of one CPU thread a weight of 3 bits: unpacking 2.3 ns; in the gate also levels 7.5, statistics 4, codes for
+# zstd 2.6, and what is compared.
+PER_WEIGHT = {"quantize": 20e-9, "evaluate_loss": 2.5e-9, "evaluate_tasks": 2.5e-9}
 SOME_PACKAGES = 25  # work of a corpus that is not made of packages: as much as the default one
 
 
@@ -32,8 +36,12 @@ class Works:
         return work(*names) if work else 0.0
 
     def loading(self, stage: str, names: tuple[str, ...]) -> float:
-        """Seconds that the job spends on reading and writing weights, besides its work."""
-        return LOADED[stage] * requests.moved(self.models[names[0]]) if stage in LOADED else 0.0
+        """Seconds that the job spends on reading, writing, unpacking and checking weights, besides its work."""
+        if stage not in LOADED:
+            return 0.0
+        model = self.models[names[0]]
+        faster = FASTER if self.plan.config["compute"]["device"] == "cuda" else 1
+        return LOADED[stage] * requests.moved(model) / faster + PER_WEIGHT[stage] * model.parameters
 
     def _corpus(self, corpus: str) -> float:
         return len(self.plan.corpora[corpus].get("packages", range(SOME_PACKAGES)))
@@ -76,13 +84,13 @@ class Works:
         return self.quantizing[name, method]
 
     def _evaluate_loss(self, name: str, checkpoint: str, method: str, corpus: str) -> float:
-        settings = self.plan.config["evaluate_loss"]
-        models = 1 if method == BASELINE else 2
-        return models * requests.forward_flops(self.models[name], requests.loss_tokens(settings))
+        """The cell's own model, and the baseline's head: its hidden states are shared by all cells of a checkpoint."""
+        model, tokens = self.models[name], requests.loss_tokens(self.plan.config["evaluate_loss"])
+        head = 0 if method == BASELINE else 2 * model.vocabulary * model.likely_width * tokens
+        return requests.forward_flops(model, tokens) + head
 
     def _evaluate_tasks(self, name: str, checkpoint: str, method: str, suite: str) -> float:
-        asked = requests.documents(self.plan, self.plan.suites[suite])
-        return requests.forward_flops(self.models[name], asked * requests.DOCUMENT_TOKENS)
+        return requests.forward_flops(self.models[name], requests.task_tokens(self.plan, self.plan.suites[suite]))
 
     def _tabulate(self, study: str) -> float:
         return len(self.plan.cells)

@@ -19,9 +19,7 @@ UNSUPPORTED = (
     *("custom_dataset", "unsafe_code", "doc_to_image", "doc_to_audio"),
     *("generation_kwargs", "filter_list", "repeats"),
 )
-LARGE_BENCHMARK = (
-    4000  # documents of a task or group of the harness, as asked of a cluster; suite paper12: 3,240 on average
-)
+LARGE_BENCHMARK = 3240  # documents of a task or group of the harness: those of suite paper12, on average
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def describe(path: Path | str) -> dict:
     Returns:
         tasks: files of config/tasks that shape it; prompts: a hash of those of the harness. documents, datasets: data
         files below the resources folder, made here or fetched. limit: of documents a task. asked: documents of the
-        harness's own tasks, at most.
+        harness's own tasks, at most. shots: examples before a document, at most.
 
     Raises:
         ValueError: as of `load_suite` and `load_tasks`.
@@ -128,6 +126,7 @@ def describe(path: Path | str) -> dict:
         "documents": document_files(own, ""),
         "datasets": document_files(others, ""),
         "limit": limit,
+        "shots": max(entry["num_fewshot"] for entry in suite["tasks"]),
         "asked": limit * len(others) if limit else LARGE_BENCHMARK * len({task.score for task in others.values()}),
     }
 

@@ -5,6 +5,7 @@ transformers' Trainer and what it imports write to the terminal: import this whe
 
 import logging
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,27 @@ class KeepSteps(TrainerCallback):
         rate = float(self.rate(state.global_step))
         loss = f"loss {state.log_history[-1]['loss']:.3f}, " if "loss" in (state.log_history or [{}])[-1] else ""
         self.progress.update(state.global_step - self.link["start"], f"{loss}learning rate {rate:.2e}")
+
+
+class StopOnSignal(TrainerCallback):
+    """While it is entered, SIGTERM ends training after the step that is being made, with its state saved."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> "StopOnSignal":
+        self.before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.asked:
+            control.should_save = control.should_training_stop = True
 
 
 class MarkComplete(TrainerCallback):

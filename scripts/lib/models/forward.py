@@ -1,10 +1,13 @@
 """Forward passes over token windows, in batches whose logits fit in memory."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
+
+from scripts.lib.runtime.shortages import is_device_full
 
 ROWS = 8  # windows a pass at most
 LOGITS = 2**28  # values a pass at most: 1 GiB in float32
@@ -18,6 +21,28 @@ def batches(windows: np.ndarray, model: nn.Module) -> Iterator[torch.Tensor]:
         yield batch.to(device)
 
 
+def halving(measure: Callable, batch: torch.Tensor) -> list:
+    """What is measured of a batch of windows [rows, window]: in one part, or in halves of it where a GPU is too small.
+
+    Args:
+        measure: gives values of each window, [rows, ...] each.
+
+    Returns:
+        What `measure` gave of each part, in order.
+
+    Raises:
+        torch.OutOfMemoryError: one window is too large.
+    """
+    try:
+        return [measure(batch)]
+    except Exception as error:
+        if not is_device_full(error) or len(batch) == 1:
+            raise
+    logging.getLogger(__name__).warning("%d windows at once are too many for the GPU: halved", len(batch))
+    torch.cuda.empty_cache()  # outside of `except`, which holds on to what was computed
+    return [found for half in batch.tensor_split(2) for found in halving(measure, half)]
+
+
 def logits(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """Logits of a batch of windows [rows, window] in float32: [rows, window, vocabulary]."""
     return model(input_ids=batch, use_cache=False).logits.float()
@@ -26,8 +51,9 @@ def logits(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode()
 def window_losses(model: nn.Module, windows: np.ndarray) -> np.ndarray:
     """Mean loss of each token window [n, window] under a model, nats a token: [n], float64."""
-    losses = []
-    for batch in batches(windows, model):
+
+    def measure(batch: torch.Tensor) -> torch.Tensor:
         nll = nn.functional.cross_entropy(logits(model, batch)[:, :-1].mT, batch[:, 1:], reduction="none")
-        losses.append(nll.double().mean(dim=1).cpu())
-    return torch.cat(losses).numpy()
+        return nll.double().mean(dim=1).cpu()
+
+    return torch.cat([loss for batch in batches(windows, model) for loss in halving(measure, batch)]).numpy()

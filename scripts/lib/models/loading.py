@@ -1,6 +1,8 @@
 """Loading models: every format, quantized or not, comes back as one dense Hugging Face model in a declared dtype."""
 
 import json
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scripts.lib.models import lean  # noqa: F401 - before transformers' models  # isort: skip
@@ -15,38 +17,81 @@ from scripts.lib.runtime.shortages import Refused
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len")  # what classes call it
 
 
-def load_dense(folder: Path | str, dtype: str = "float32") -> nn.Module:
+def load_dense(
+    folder: Path | str, dtype: str = "float32", layers: Iterable[tuple[str, torch.Tensor]] | None = None
+) -> nn.Module:
     """Load a model folder as a dense model on the CPU, in eval mode, quantized weights dequantized.
 
     Args:
         folder: Hugging Face model folder: plain, or in one of the formats of `packed.PARTS`.
         dtype: name of the torch dtype of all weights, e.g. "float32" or "bfloat16".
+        layers: the quantized layers as `packed.read_layers` gives them, where they are unpacked already.
 
     Raises:
         ValueError: weights are missing, unexpected or of the wrong shape, or the format is unknown; the message names
             folder and tensors; or the folder's own code is not as it was pinned.
     """
     settings = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    place = {"device_map": {"": "cpu"}, "local_files_only": True, "trust_remote_code": own_code.is_trusted(folder)}
     quantization = quantization_of(folder)
     if quantization:
         empty = load_empty(folder)
         known = empty.state_dict()
         others = packed.read_others(folder, quantization)
-        state = {name: tensor for name, tensor in others if name in known or not _is_empty_bias(name, tensor)}
-        for layer, weight in packed.read_layers(folder, quantization):
-            state[f"{layer}.weight"] = weight.to(settings["dtype"])
+        state = {name: tensor for name, tensor in others if name in known or not is_empty_bias(name, tensor)}
+        for layer, weight in packed.read_layers(folder, quantization) if layers is None else layers:
+            state[f"{layer}.weight"] = weight.to("cpu", settings["dtype"])
         del empty.config.quantization_config
         model, info = type(empty).from_pretrained(None, config=empty.config, state_dict=state, **settings)
     else:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **place, **settings)
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **_place(folder), **settings)
+    return _cleanly_loaded(folder, model, info)
+
+
+def load_outer(folder: Path | str, dtype: str, stand_in: Callable[[nn.Module, int], nn.Module]) -> nn.Module:
+    """A dense model as of `load_dense`, but for its decoder blocks, which are neither read nor in it.
+
+    Args:
+        stand_in: makes of a block without weights, and its number, the module that is put where it was.
+
+    Raises:
+        ValueError: as `load_dense`, of all but the blocks.
+    """
+    empty, quantization = load_empty(folder), quantization_of(folder)
+    prefixes = tuple(f"{name}." for name in decoder_blocks(empty))
+
+    class Outer(type(empty)):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for number, (name, block) in enumerate(decoder_blocks(self).items()):
+                self.set_submodule(name, stand_in(block, number))
+            self._keys_to_ignore_on_load_unexpected |= {f"^{re.escape(prefix)}" for prefix in prefixes}
+
+    # By these transformers knows what the class's weights are called in files.
+    Outer.__name__, Outer.__module__ = type(empty).__name__, type(empty).__module__
+    settings = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    if quantization:
+        others = packed.read_others(folder, quantization)
+        state = {name: tensor for name, tensor in others if not name.startswith(prefixes)}
+        del empty.config.quantization_config
+        model, info = Outer.from_pretrained(None, config=empty.config, state_dict=state, **settings)
+    else:
+        model, info = Outer.from_pretrained(folder, **_place(folder), **settings)
+    return _cleanly_loaded(folder, model, info)
+
+
+def _place(folder: Path | str) -> dict:
+    """How a folder is loaded: on the CPU, with nothing from a hub."""
+    return {"device_map": {"": "cpu"}, "local_files_only": True, "trust_remote_code": own_code.is_trusted(folder)}
+
+
+def _cleanly_loaded(folder: Path | str, model: nn.Module, info: dict) -> nn.Module:
     problems = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
     if problems:
         raise ValueError(f"{folder} does not load cleanly: {problems}")
     return model.eval().requires_grad_(False)
 
 
-def _is_empty_bias(name: str, tensor: torch.Tensor) -> bool:
+def is_empty_bias(name: str, tensor: torch.Tensor) -> bool:
     """Whether this is the bias of zeros that auto-gptq's files give to every layer."""
     return name.endswith(".bias") and not tensor.any()
 

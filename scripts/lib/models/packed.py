@@ -5,8 +5,9 @@ the same dense kernels, and so that what a library reads back wrongly is noticed
 compressed-tensors' and bitsandbytes' formats is theirs.
 """
 
+import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,30 +71,37 @@ def format_of(quantization: dict) -> str:
     return name
 
 
-def read_layers(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
+def read_layers(
+    folder: Path | str, quantization: dict, device: str = "cpu", prefix: str = ""
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The quantized layers of a model folder, one at a time: name, dense weight [out, in] in float32.
 
     Args:
         folder: Hugging Face model folder.
         quantization: the `quantization_config` of its config.json.
+        device: where they are unpacked, and lie then.
+        prefix: only layers whose names begin so.
 
     Raises:
         ValueError: the format is unknown, or a part of a layer is missing; the message names it.
     """
     name = format_of(quantization)
-    for layer, files in _group(Path(folder), PARTS[name]).items():
-        parts = {part: _tensor(file, f"{layer}.{part}") for part, file in files.items()}
-        try:
-            weight = READERS[name](parts, quantization)
-        except KeyError as error:
-            raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
-        yield layer, weight.float().contiguous()
+    with contextlib.ExitStack() as stack:
+        files = {file: stack.enter_context(safe_open(file, "pt")) for file in weight_files(folder)}
+        where = _places({file: tensors.keys() for file, tensors in files.items()}, prefix)
+        for layer, parts in _group(where, PARTS[name]).items():
+            stored = {part: files[file].get_tensor(f"{layer}.{part}").to(device) for part, file in parts.items()}
+            try:
+                weight = READERS[name](stored, quantization)
+            except KeyError as error:
+                raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
+            yield layer, weight.float().contiguous()
 
 
 def describe_layers(folder: Path | str, quantization: dict) -> dict[str, Stored]:
     """The quantized layers of a model folder, without their weights."""
     layers, headers = {}, {file: read_header(file) for file in weight_files(folder)}
-    for layer, files in _group(Path(folder), PARTS[format_of(quantization)]).items():
+    for layer, files in _group(_places(headers), PARTS[format_of(quantization)]).items():
         size, columns = 0, None
         for part, file in files.items():
             name = f"{layer}.{part}"
@@ -105,30 +113,70 @@ def describe_layers(folder: Path | str, quantization: dict) -> dict[str, Stored]
     return layers
 
 
-def read_others(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a model folder that belong to no quantized layer's weight: kept layers, and all biases."""
-    endings = PARTS[format_of(quantization)]
-    layers = _group(Path(folder), endings)
-    taken = {f"{layer}.{part}" for layer, files in layers.items() for part in files}
-    for name, tensor in read_tensors(folder):
+def read_others(folder: Path | str, quantization: dict, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a model folder that belong to no quantized layer's weight: kept layers, and all biases.
+
+    Args:
+        prefix: only tensors whose names begin so.
+    """
+    layers = _group(_places(_headers(folder), prefix), PARTS[format_of(quantization)])
+    taken = _tensors_of(layers)
+    for name, tensor in read_tensors(folder, prefix):
         if name not in taken:
             yield name, tensor
 
 
-def read_tensors(folder: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of a model folder, one at a time."""
+def read_tensors(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a model folder, or those whose names begin with a prefix, one at a time."""
     for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dictionary
-                yield name, tensors.get_tensor(name)
+                if name.startswith(prefix):
+                    yield name, tensors.get_tensor(name)
 
 
-def _group(folder: Path, endings: tuple[str, ...]) -> dict[str, dict[str, Path]]:
-    """Quantized layer -> ending -> the file that holds it."""
-    where = {}
-    for file in weight_files(folder):
-        with safe_open(file, "pt") as tensors:
-            where |= dict.fromkeys(tensors.keys(), file)
+def read_dense(
+    folder: Path | str, quantization: dict | None, device: str, prefix: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that a dense model takes from a folder, as `dense_names` has them, whose names begin with a prefix.
+
+    Args:
+        quantization: the `quantization_config` of the folder's config.json; None for a plain model.
+        device: where quantized layers are unpacked; the other tensors are on the CPU.
+    """
+    if quantization is None:
+        yield from read_tensors(folder, prefix)
+        return
+    yield from read_others(folder, quantization, prefix)
+    for layer, weight in read_layers(folder, quantization, device, prefix):
+        yield f"{layer}.weight", weight
+
+
+def dense_names(folder: Path | str, quantization: dict | None) -> set[str]:
+    """Names of all tensors that a dense model takes from a folder: a quantized layer counts as its weight."""
+    where = _places(_headers(folder))
+    if quantization is None:
+        return set(where)
+    layers = _group(where, PARTS[format_of(quantization)])
+    return where.keys() - _tensors_of(layers) | {f"{layer}.weight" for layer in layers}
+
+
+def _tensors_of(layers: dict[str, dict[str, Path]]) -> set[str]:
+    """Names of the tensors that make the weights of layers, as `_group` has these."""
+    return {f"{layer}.{part}" for layer, files in layers.items() for part in files}
+
+
+def _headers(folder: Path | str) -> dict[Path, dict]:
+    return {file: read_header(file) for file in weight_files(folder)}
+
+
+def _places(tensors: dict[Path, Iterable[str]], prefix: str = "") -> dict[str, Path]:
+    """Tensor -> the file that holds it, from the names in each file."""
+    return {name: file for file, names in tensors.items() for name in names if name.startswith(prefix)}
+
+
+def _group(where: dict[str, Path], endings: tuple[str, ...]) -> dict[str, dict[str, Path]]:
+    """Quantized layer -> ending -> the file that holds it, from the files of all tensors."""
     layers = [name.removesuffix(f".{endings[0]}") for name in where if name.endswith(f".{endings[0]}")]
     found = {layer: {end: where.get(f"{layer}.{end}") for end in endings} for layer in layers}
     return {layer: {end: file for end, file in files.items() if file} for layer, files in found.items()}
@@ -144,51 +192,55 @@ def _gptq(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
 
     w[i, o] = scale[g(i), o] * (code[i, o] - zero[g(i), o]), with the group g(i) of each input column from `g_idx`.
     """
-    bits = quantization["bits"]
-    groups = parts["g_idx"].long()
-    codes = unpack(parts["qweight"], bits)[: len(groups)]
-    planar = bits in PLANES
-    zeros = unpack(parts["qzeros"].T.contiguous(), bits, lower=0 if planar else 1).T[:, : parts["scales"].shape[1]]
-    scales = parts["scales"].float()
-    return (scales[groups] * (codes - zeros[groups])).T
+    bits, groups = quantization["bits"], parts["g_idx"].long()
+    lower = 0 if bits in PLANES else 1
+    codes = unpack(parts["qweight"], bits)[: len(groups)].to(torch.uint8).T.contiguous()  # bytes are turned over faster
+    zeros = unpack(parts["qzeros"].T.contiguous(), bits, lower)[: parts["scales"].shape[1]]
+    scales = parts["scales"].float().T
+    in_order = torch.arange(len(groups), device=groups.device) // (len(groups) // scales.shape[1])
+    if not torch.equal(groups, in_order):
+        zeros, scales = zeros[:, groups], scales[:, groups]
+    weight = codes.view(*scales.shape, -1).float().sub_(zeros.unsqueeze(-1)).mul_(scales.unsqueeze(-1))
+    return weight.view(codes.shape)
 
 
 def unpack(words: torch.Tensor, bits: int, lower: int = 0) -> torch.Tensor:
-    """Codes [n, columns] of words [n * bits / 32, columns] (int32) in GPTQ's packing.
+    """Codes [n, columns] (int32) of words [n * bits / 32, columns] (int32) in GPTQ's packing.
 
     Codes of 2, 3, 4 and 8 bits are one stream of bits down each column, lowest bits first; those of 5, 6 and 7 bits lie
-    in bit planes (GPTQModel's `gptq_p`).
+    in bit planes (GPTQModel's `gptq_p`): for every 32 codes the lowest 4 bits, and then the higher ones, in words of
+    their own.
 
     Args:
         lower: what was subtracted from every code before it was packed; added again modulo 2^bits.
     """
-    if bits in PLANES:
-        return _unpack_planes(words, bits)
-    words = words.long() & (2**WORD - 1)
-    if lower and WORD % bits == 0:  # GPTQModel subtracts from whole words, where a code of 0 borrows from the next
-        words, lower = (words + lower * ((2**WORD - 1) // (2**bits - 1))) & (2**WORD - 1), 0
-    block = bits if WORD % bits else 1  # words after which codes and words end together
-    codes = []
-    stream = words.reshape(-1, block, words.shape[1])
-    for number in range(block * WORD // bits):
-        word, shift = divmod(number * bits, WORD)
-        code = stream[:, word] >> shift
-        if shift + bits > WORD:
-            code = code | (stream[:, word + 1] << (WORD - shift))
-        codes.append((code + lower) & (2**bits - 1))
-    return torch.stack(codes, dim=1).reshape(-1, words.shape[1])
-
-
-def _unpack_planes(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes whose lowest 4 bits, and then the higher ones, lie in words of their own, for every 32 codes."""
-    blocks = (words.long() & (2**WORD - 1)).reshape(-1, bits, words.shape[1])
-    codes = torch.zeros(len(blocks), WORD, words.shape[1], dtype=torch.long)
-    row = offset = 0
+    if bits not in PLANES:
+        return _unpack_stream(words, bits, lower)
+    blocks, codes, row, offset = words.reshape(-1, bits, words.shape[1]), 0, 0, 0
     for width in PLANES[bits]:
-        shifts = torch.arange(0, WORD, width).view(1, 1, -1, 1)
-        plane = (blocks[:, row : row + width].unsqueeze(2) >> shifts) & (2**width - 1)
-        codes |= plane.reshape(codes.shape) << offset
+        plane = blocks[:, row : row + width].reshape(-1, words.shape[1])
+        codes = codes + (_unpack_stream(plane, width, 0) << offset)
         row, offset = row + width, offset + width
+    return codes
+
+
+def _unpack_stream(words: torch.Tensor, bits: int, lower: int) -> torch.Tensor:
+    """Codes in one stream of bits; whole rows of words at a time, in 32 bits, which wrap around."""
+    most = 2**bits - 1
+    if lower and WORD % bits == 0:  # GPTQModel subtracts from whole words, where a code of 0 borrows from the next
+        words, lower = words + lower * ((2**WORD - 1) // most), 0
+    block = bits if WORD % bits else 1  # words after which codes and words end together
+    stream = words.reshape(-1, block, words.shape[1])
+    count = block * WORD // bits
+    codes = words.new_empty(len(stream), count, words.shape[1])
+    for number in range(count):
+        word, shift = divmod(number * bits, WORD)
+        code = torch.bitwise_right_shift(stream[:, word], shift, out=codes[:, number])
+        if shift + bits > WORD:  # the sign was shifted in above the word's own bits
+            code &= 2 ** (WORD - shift) - 1
+            code |= stream[:, word + 1] << (WORD - shift)
+    codes += lower
+    codes &= most
     return codes.reshape(-1, words.shape[1])
 
 
@@ -216,7 +268,7 @@ def _bitsandbytes(parts: dict[str, torch.Tensor], quantization: dict) -> torch.T
     parts = dict(parts)
     data = parts.pop("weight")
     state = {f"weight.{name.removeprefix('weight.')}": tensor for name, tensor in parts.items()}
-    return dequantize_4bit(data, QuantState.from_dict(state, device=torch.device("cpu")))
+    return dequantize_4bit(data, QuantState.from_dict(state, device=data.device))
 
 
 def dequantize_4bit(data: torch.Tensor, state) -> torch.Tensor:

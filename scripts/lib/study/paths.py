@@ -69,6 +69,13 @@ class Paths:
         """Scores of a cell on a suite, document by document."""
         return f"{self.evaluated(*cell)}/tasks-{suite}.parquet"
 
+    def hidden(self, trajectory: str = "{trajectory}", checkpoint: str = "{checkpoint}") -> str:
+        """Folder of a checkpoint's hidden states, which the losses of its methods share: {corpus}.safetensors.
+
+        No output of any rule: who comes first makes them, and they go when the checkpoint, or the study, is measured.
+        """
+        return f"{self.results}/hidden/{trajectory}/{checkpoint}"
+
     def measured(
         self, study: str = "{study}", trajectory: str = "{trajectory}", checkpoint: str = "{checkpoint}"
     ) -> str:

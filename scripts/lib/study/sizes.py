@@ -23,6 +23,11 @@ class Model:
     vocabulary: int
     tied: bool = False
 
+    @property
+    def likely_width(self) -> int:
+        """The width, or what models of so many weights mostly have where it is not known."""
+        return self.width or round((self.parameters / WEIGHTS_A_WIDTH) ** 0.5)
+
 
 def size_of_model(shape: dict, tokenizer: dict) -> Model:
     """Sizes of a model of `architecture`: 4 w^2 weights (less with grouped keys) in attention, 3 or 2 w i in an MLP.
@@ -78,5 +83,4 @@ def quantized_bytes(model: Model, recipe: dict) -> int:
 
 def _tables(model: Model) -> int:
     """Weights of embedding and head, as far as they are known."""
-    width = model.width or round((model.parameters / WEIGHTS_A_WIDTH) ** 0.5)
-    return (1 if model.tied else 2) * model.vocabulary * width
+    return (1 if model.tied else 2) * model.vocabulary * model.likely_width
