@@ -1,5 +1,10 @@
-"""Prints the benchmark table. Run as `python -m tests.benchmarks` from the root, after `make smoke` or `make demo`."""
+"""Prints the benchmark table. Run as `python -m tests.benchmarks` from the root, after `make smoke` or `make demo`.
 
+`python -m tests.benchmarks race [--model FOLDER]` runs the race against the reference's flow.
+"""
+
+import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -8,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from tests.benchmarks import measures
+from tests.benchmarks.race import race
 
 METHODS = (
     *("rtn-w3-g64", "gptq-w3-g64", "gptq-w3-g64-llmcompressor", "awq-w4-g64-asym", "spinquant-w3-g64"),
@@ -16,6 +22,19 @@ METHODS = (
 
 
 def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command")
+    command = commands.add_parser("race", help="the reference's flow against ours; prints `ratio R` last")
+    command.add_argument("--model", type=Path, help="model folder; by default a Llama of 110 M random weights")
+    asked = parser.parse_args()
+    if asked.command == "race":
+        race(asked.model, len(os.sched_getaffinity(0)))
+    else:
+        table()
+
+
+def table() -> None:
     """Run every measurement once and print its ratio with what bounds it."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()

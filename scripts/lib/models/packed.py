@@ -5,16 +5,15 @@ the same dense kernels, and so that what a library reads back wrongly is noticed
 compressed-tensors' and bitsandbytes' formats is theirs.
 """
 
-import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from scripts.lib.models.folders import read_header, weight_files
+from scripts.lib.models.folders import weight_files
 
 PARTS = {  # what ends the names of a quantized layer's tensors in a file; the first tells which layers are quantized
     "gptq": ("qweight", "qzeros", "scales", "g_idx"),
@@ -83,41 +82,38 @@ def read_layers(folder: Path | str, quantization: dict, device: str = "cpu") -> 
         ValueError: the format is unknown, or a part of a layer is missing; the message names it.
     """
     name = format_of(quantization)
-    with contextlib.ExitStack() as stack:
-        files = {file: stack.enter_context(safe_open(file, "pt")) for file in weight_files(folder)}
-        where = {tensor: file for file, tensors in files.items() for tensor in tensors.keys()}  # noqa: SIM118
-        for layer, parts in _group(where, PARTS[name]).items():
-            stored = {part: files[file].get_tensor(f"{layer}.{part}").to(device) for part, file in parts.items()}
-            try:
-                weight = READERS[name](stored, quantization)
-            except KeyError as error:
-                raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
-            yield layer, weight.float().contiguous()
+    where = _places(folder)
+    for layer, endings in _group(where, PARTS[name]).items():
+        parts = {end: where[f"{layer}.{end}"].get_tensor(f"{layer}.{end}").to(device) for end in endings}
+        try:
+            weight = READERS[name](parts, quantization)
+        except KeyError as error:
+            raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
+        yield layer, weight.float().contiguous()
 
 
 def describe_layers(folder: Path | str, quantization: dict) -> dict[str, Stored]:
     """The quantized layers of a model folder, without their weights."""
-    layers, headers = {}, {file: read_header(file) for file in weight_files(folder)}
-    for layer, files in _group(_places(headers), PARTS[format_of(quantization)]).items():
+    layers, where = {}, _places(folder)
+    for layer, endings in _group(where, PARTS[format_of(quantization)]).items():
         size, columns = 0, None
-        for part, file in files.items():
-            name = f"{layer}.{part}"
-            start, end = headers[file][name]["data_offsets"]
-            size += end - start
-            if part.endswith("g_idx") and (groups := _tensor(file, name)).diff().lt(0).any():
-                columns = groups.long()
+        for end in endings:
+            tensor = where[f"{layer}.{end}"].get_tensor(f"{layer}.{end}")  # mapped from its file, not read
+            size += tensor.nbytes
+            if end.endswith("g_idx") and tensor.diff().lt(0).any():
+                columns = tensor.long()
         layers[layer] = Stored(size, columns)
     return layers
 
 
 def read_others(folder: Path | str, quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a model folder that belong to no quantized layer's weight: kept layers, and all biases."""
-    headers = {file: read_header(file) for file in weight_files(folder)}
-    layers = _group(_places(headers), PARTS[format_of(quantization)])
-    taken = {f"{layer}.{part}" for layer, files in layers.items() for part in files}
-    for name, tensor in read_tensors(folder):
+    where = _places(folder)
+    layers = _group(where, PARTS[format_of(quantization)])
+    taken = {f"{layer}.{end}" for layer, endings in layers.items() for end in endings}
+    for name, file in where.items():
         if name not in taken:
-            yield name, tensor
+            yield name, file.get_tensor(name)
 
 
 def read_tensors(folder: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -128,21 +124,16 @@ def read_tensors(folder: Path | str) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
-def _places(headers: dict[Path, dict]) -> dict[str, Path]:
-    """Tensor -> the file that holds it."""
-    return {name: file for file, header in headers.items() for name in header}
+def _places(folder: Path | str) -> dict[str, safe_open]:
+    """Tensor -> the open file that holds it."""
+    files = [safe_open(file, "pt") for file in weight_files(folder)]
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - not a dictionary
 
 
-def _group(where: dict[str, Path], endings: tuple[str, ...]) -> dict[str, dict[str, Path]]:
-    """Quantized layer -> ending -> the file that holds it, from the files of all tensors."""
-    layers = [name.removesuffix(f".{endings[0]}") for name in where if name.endswith(f".{endings[0]}")]
-    found = {layer: {end: where.get(f"{layer}.{end}") for end in endings} for layer in layers}
-    return {layer: {end: file for end, file in files.items() if file} for layer, files in found.items()}
-
-
-def _tensor(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as tensors:
-        return tensors.get_tensor(name)
+def _group(names: Collection[str], endings: tuple[str, ...]) -> dict[str, list[str]]:
+    """Quantized layer -> endings of its tensors, among the names of all tensors."""
+    layers = [name.removesuffix(f".{endings[0]}") for name in names if name.endswith(f".{endings[0]}")]
+    return {layer: [end for end in endings if f"{layer}.{end}" in names] for layer in layers}
 
 
 def _gptq(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
