@@ -53,9 +53,13 @@ def table() -> None:
         for name in METHODS:
             recipe = Path(f"config/recipes/{name}.yaml")
             show(f"quantize {name}, width 256, wall seconds", measures.quantize_parts(larger, recipe, 128))
+        for bits in (3, 4):
+            show(f"gate, {bits} bits, CPU ns a weight on one thread", measures.gate_nanoseconds(bits, 3))
         large = measures.model_folder(Path(scratch) / "large", measures.HUNDRED_MILLION, tokenizer)
         recipe = Path("config/recipes/gptq-w4-g64.yaml")
-        show("quantize gptq-w4-g64, 102 M parameters, wall seconds", measures.quantize_parts(large, recipe, 128))
+        parts = measures.quantize_parts(large, recipe, 128)
+        show("quantize gptq-w4-g64, 102 M parameters, wall seconds", parts)
+        show("  gate / library", {"ratio": parts["gate"] / parts["library"]}, 0.1)
         show("  bounded by: the library's call; the gate loads source and result and runs both on the probe")
     imports = measures.import_seconds(2)
     show("imports, CPU seconds a process", imports)
@@ -63,14 +67,15 @@ def table() -> None:
     if share:
         for row in share["stages"]:
             show(f"  demo, {row['stage']}: {row['len']} jobs", {"CPU": row["cpu_seconds"], "imports": row["start"]})
-        show("share of the demo's CPU time in imports", {"share": share["share"]})
+        show("share of the demo's CPU time in imports", {"share": share["share"]}, 0.25)
         show("  bounded by: one process a job, each importing torch and transformers anew")
 
 
-def show(title: str, numbers: dict | None = None) -> None:
-    """Print one line."""
+def show(title: str, numbers: dict | None = None, limit: float | None = None) -> None:
+    """Print one line, with the most that its number may be where the project sets a limit."""
     values = ", ".join(f"{name} {value:.2f}" for name, value in (numbers or {}).items())
-    print(f"{title}{': ' if values else ''}{values}", flush=True)
+    bound = f" (limit {limit})" if limit else ""
+    print(f"{title}{': ' if values else ''}{values}{bound}", flush=True)
 
 
 if __name__ == "__main__":
