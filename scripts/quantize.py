@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from scripts.lib.checks.sizes import model_sizes
 from scripts.lib.data.windows import draw_windows, text_seed
 from scripts.lib.models.forward import batches, logits, window_losses
 from scripts.lib.models.loading import (
+    all_finite,
     block_linears,
     load_dense,
     load_empty,
@@ -26,6 +26,7 @@ from scripts.lib.models.loading import (
     unsupported_tensors,
 )
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.clock import Clock
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.shortages import Refused, refusing
@@ -131,7 +132,7 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
 
 
 def save_and_run(
-    quantized: Quantized, saved: Path, expected: Path, probe: np.ndarray, device: str, clock: "Clock"
+    quantized: Quantized, saved: Path, expected: Path, probe: np.ndarray, device: str, clock: Clock
 ) -> np.ndarray:
     """Save a model, and its losses and projections in memory, in the order that its library needs."""
     save_projections(quantized.weights(), expected)
@@ -158,18 +159,6 @@ def free_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-class Clock:
-    """Seconds of the parts of a job, by name, each from the end of the part before it."""
-
-    def __init__(self):
-        self.laps, self.last = {}, time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self.last, 3)
-        self.last = now
-
-
 def check_support(model_folder: Path, recipe: dict) -> None:
     """Refuse a method that is known not to suit the model, before anything is loaded.
 
@@ -187,7 +176,7 @@ def check_support(model_folder: Path, recipe: dict) -> None:
             f"blocks hold weights that are not linear layers, such as {others[0]}; they would stay as they are"
         )
     for name, tensor in packed.read_tensors(model_folder):
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise Refused(f"{name} of the checkpoint is not finite")
     with refusing("trajquant"):
         widths = {name: layer.in_features for name, layer in layers.items()}

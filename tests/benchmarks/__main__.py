@@ -1,5 +1,10 @@
-"""Prints the benchmark table. Run as `python -m tests.benchmarks` from the root, after `make smoke` or `make demo`."""
+"""Prints the benchmark table. Run as `python -m tests.benchmarks` from the root, after `make smoke` or `make demo`.
 
+`python -m tests.benchmarks race [--model FOLDER]` runs the race against the reference's flow.
+"""
+
+import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -8,6 +13,7 @@ import torch
 from transformers.utils import logging
 
 from tests.benchmarks import measures
+from tests.benchmarks.race import race
 
 METHODS = (
     *("rtn-w3-g64", "gptq-w3-g64", "gptq-w3-g64-natural-llmcompressor", "awq-w4-g64-asym", "spinquant-w3-g64"),
@@ -16,6 +22,19 @@ METHODS = (
 
 
 def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command")
+    command = commands.add_parser("race", help="the reference's flow against ours; prints `ratio R` last")
+    command.add_argument("--model", type=Path, help="model folder; by default a Llama of 110 M random weights")
+    asked = parser.parse_args()
+    if asked.command == "race":
+        race(asked.model, len(os.sched_getaffinity(0)))
+    else:
+        table()
+
+
+def table() -> None:
     """Run every measurement once and print its ratio with what bounds it."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
@@ -34,9 +53,13 @@ def main() -> None:
         for name in METHODS:
             recipe = Path(f"config/recipes/{name}.yaml")
             show(f"quantize {name}, width 256, wall seconds", measures.quantize_parts(larger, recipe, 128))
+        for bits in (3, 4):
+            show(f"gate, {bits} bits, CPU ns a weight on one thread", measures.gate_nanoseconds(bits, 3))
         large = measures.model_folder(Path(scratch) / "large", measures.HUNDRED_MILLION, tokenizer)
         recipe = Path("config/recipes/gptq-w4-g64.yaml")
-        show("quantize gptq-w4-g64, 102 M parameters, wall seconds", measures.quantize_parts(large, recipe, 128))
+        parts = measures.quantize_parts(large, recipe, 128)
+        show("quantize gptq-w4-g64, 102 M parameters, wall seconds", parts)
+        show("  gate / library", {"ratio": parts["gate"] / parts["library"]}, 0.1)
         show("  bounded by: the library's call; the gate loads source and result and runs both on the probe")
     imports = measures.import_seconds(2)
     show("imports, CPU seconds a process", imports)
@@ -44,14 +67,15 @@ def main() -> None:
     if share:
         for row in share["stages"]:
             show(f"  demo, {row['stage']}: {row['len']} jobs", {"CPU": row["cpu_seconds"], "imports": row["start"]})
-        show("share of the demo's CPU time in imports", {"share": share["share"]})
+        show("share of the demo's CPU time in imports", {"share": share["share"]}, 0.25)
         show("  bounded by: one process a job, each importing torch and transformers anew")
 
 
-def show(title: str, numbers: dict | None = None) -> None:
-    """Print one line."""
+def show(title: str, numbers: dict | None = None, limit: float | None = None) -> None:
+    """Print one line, with the most that its number may be where the project sets a limit."""
     values = ", ".join(f"{name} {value:.2f}" for name, value in (numbers or {}).items())
-    print(f"{title}{': ' if values else ''}{values}", flush=True)
+    bound = f" (limit {limit})" if limit else ""
+    print(f"{title}{': ' if values else ''}{values}{bound}", flush=True)
 
 
 if __name__ == "__main__":

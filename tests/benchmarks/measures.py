@@ -17,9 +17,14 @@ import torch
 from transformers import AutoTokenizer
 
 from scripts.evaluate_loss import evaluate_loss
+from scripts.lib.checks.gate import check_levels
+from scripts.lib.checks.layer_errors import describe_layer
+from scripts.lib.checks.sizes import zstd_bits
 from scripts.lib.models.folders import count_parameters
 from scripts.lib.models.forward import batches, logits
+from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import load_dense
+from scripts.lib.models.packed import READERS
 from scripts.lib.runtime import manifests
 from scripts.train import OrderedWindows, build_model, train
 
@@ -125,6 +130,31 @@ def bare_training(run: dict, steps: int, vocabulary: int) -> float:
             adamw.zero_grad()
 
     return seconds(loop)
+
+
+def gate_nanoseconds(bits: int, repeats: int) -> dict[str, float]:
+    """CPU nanoseconds a weight that the gate spends on a layer of GPTQ's: unpacking, levels, statistics, and codes."""
+    rows, columns, group = 1536, 576, 64
+    draw, grid = torch.Generator().manual_seed(0), Grid(bits, group, True)
+
+    def words(*shape: int) -> torch.Tensor:
+        return torch.randint(-(2**31), 2**31, shape, generator=draw).int()
+
+    stored = {
+        "qweight": words(columns * bits // 32, rows),
+        "qzeros": words(columns // group, rows * bits // 32),
+        "scales": torch.rand(columns // group, rows, generator=draw).half(),
+        "g_idx": torch.arange(columns).int() // group,
+    }
+    source, weight = torch.randn(rows, columns, generator=draw), READERS["gptq"](stored, {"bits": bits})
+    steps = check_levels("layer", weight, grid, None)
+    work = {
+        "unpack": lambda: READERS["gptq"](stored, {"bits": bits}),
+        "levels": lambda: check_levels("layer", weight, grid, None),
+        "statistics": lambda: describe_layer("layer", source, weight, grid, bits, None),
+        "codes": lambda: zstd_bits("layer", weight, grid, steps, bits),
+    }
+    return {name: 1e9 * min(seconds(call) for _ in range(repeats)) / weight.numel() for name, call in work.items()}
 
 
 def quantize_parts(folder: Path, recipe: Path, samples: int) -> dict:

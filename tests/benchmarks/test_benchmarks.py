@@ -14,6 +14,7 @@ def test_every_measurement_gives_numbers(tmp_path, tiny_tokenizer):
     found = [
         measures.loss_throughput(folder, 16, 1),
         measures.training_throughput(tmp_path / "tokenizer", 2, 1),
+        measures.gate_nanoseconds(3, 1),
         measures.quantize_parts(folder, Path("config/recipes/rtn-w3-g32.yaml"), 8),
         {"publish": measures.child_seconds("import scripts.publish")},
     ]

@@ -1,5 +1,8 @@
 """layer_errors: statistics of a layer are what their formulas say, and looking at models leaves nothing in them."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -45,4 +48,7 @@ def test_output_errors_are_gathered_only_inside_the_block():
     assert found == pytest.approx(float(moved.norm() / (inputs @ source[0].weight.T).norm()), rel=1e-5)
     source(inputs * 100)
     assert errors.of("0")["output_error"] == found
-    assert not source[0]._forward_hooks
+    layer = weakref.ref(model[0])
+    del model
+    gc.collect()
+    assert layer() is None

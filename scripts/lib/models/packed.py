@@ -5,16 +5,15 @@ the same dense kernels, and so that what a library reads back wrongly is noticed
 compressed-tensors' and bitsandbytes' formats is theirs.
 """
 
-import contextlib
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from scripts.lib.models.folders import read_header, weight_files
+from scripts.lib.models.folders import weight_files
 
 PARTS = {  # what ends the names of a quantized layer's tensors in a file; the first tells which layers are quantized
     "gptq": ("qweight", "qzeros", "scales", "g_idx"),
@@ -86,29 +85,26 @@ def read_layers(
         ValueError: the format is unknown, or a part of a layer is missing; the message names it.
     """
     name = format_of(quantization)
-    with contextlib.ExitStack() as stack:
-        files = {file: stack.enter_context(safe_open(file, "pt")) for file in weight_files(folder)}
-        where = _places({file: tensors.keys() for file, tensors in files.items()}, prefix)
-        for layer, parts in _group(where, PARTS[name]).items():
-            stored = {part: files[file].get_tensor(f"{layer}.{part}").to(device) for part, file in parts.items()}
-            try:
-                weight = READERS[name](stored, quantization)
-            except KeyError as error:
-                raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
-            yield layer, weight.float().contiguous()
+    where = _places(folder, prefix)
+    for layer, endings in _group(where, PARTS[name]).items():
+        parts = {end: where[f"{layer}.{end}"].get_tensor(f"{layer}.{end}").to(device) for end in endings}
+        try:
+            weight = READERS[name](parts, quantization)
+        except KeyError as error:
+            raise ValueError(f"{folder}: {layer} has no tensor {error}, of a `{name}` layer") from error
+        yield layer, weight.float().contiguous()
 
 
 def describe_layers(folder: Path | str, quantization: dict) -> dict[str, Stored]:
     """The quantized layers of a model folder, without their weights."""
-    layers, headers = {}, {file: read_header(file) for file in weight_files(folder)}
-    for layer, files in _group(_places(headers), PARTS[format_of(quantization)]).items():
+    layers, where = {}, _places(folder)
+    for layer, endings in _group(where, PARTS[format_of(quantization)]).items():
         size, columns = 0, None
-        for part, file in files.items():
-            name = f"{layer}.{part}"
-            start, end = headers[file][name]["data_offsets"]
-            size += end - start
-            if part.endswith("g_idx") and (groups := _tensor(file, name)).diff().lt(0).any():
-                columns = groups.long()
+        for end in endings:
+            tensor = where[f"{layer}.{end}"].get_tensor(f"{layer}.{end}")  # mapped from its file, not read
+            size += tensor.nbytes
+            if end.endswith("g_idx") and tensor.diff().lt(0).any():
+                columns = tensor.long()
         layers[layer] = Stored(size, columns)
     return layers
 
@@ -119,11 +115,11 @@ def read_others(folder: Path | str, quantization: dict, prefix: str = "") -> Ite
     Args:
         prefix: only tensors whose names begin so.
     """
-    layers = _group(_places(_headers(folder), prefix), PARTS[format_of(quantization)])
-    taken = _tensors_of(layers)
-    for name, tensor in read_tensors(folder, prefix):
+    where = _places(folder, prefix)
+    taken = _tensors_of(_group(where, PARTS[format_of(quantization)]))
+    for name, file in where.items():
         if name not in taken:
-            yield name, tensor
+            yield name, file.get_tensor(name)
 
 
 def read_tensors(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -154,37 +150,28 @@ def read_dense(
 
 def dense_names(folder: Path | str, quantization: dict | None) -> set[str]:
     """Names of all tensors that a dense model takes from a folder: a quantized layer counts as its weight."""
-    where = _places(_headers(folder))
+    names = set(_places(folder))
     if quantization is None:
-        return set(where)
-    layers = _group(where, PARTS[format_of(quantization)])
-    return where.keys() - _tensors_of(layers) | {f"{layer}.weight" for layer in layers}
+        return names
+    layers = _group(names, PARTS[format_of(quantization)])
+    return names - _tensors_of(layers) | {f"{layer}.weight" for layer in layers}
 
 
-def _tensors_of(layers: dict[str, dict[str, Path]]) -> set[str]:
+def _tensors_of(layers: dict[str, list[str]]) -> set[str]:
     """Names of the tensors that make the weights of layers, as `_group` has these."""
-    return {f"{layer}.{part}" for layer, files in layers.items() for part in files}
+    return {f"{layer}.{end}" for layer, endings in layers.items() for end in endings}
 
 
-def _headers(folder: Path | str) -> dict[Path, dict]:
-    return {file: read_header(file) for file in weight_files(folder)}
+def _places(folder: Path | str, prefix: str = "") -> dict[str, safe_open]:
+    """Tensor -> the open file that holds it, of those whose names begin with a prefix."""
+    files = [safe_open(file, "pt") for file in weight_files(folder)]
+    return {name: file for file in files for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 - no dict
 
 
-def _places(tensors: dict[Path, Iterable[str]], prefix: str = "") -> dict[str, Path]:
-    """Tensor -> the file that holds it, from the names in each file."""
-    return {name: file for file, names in tensors.items() for name in names if name.startswith(prefix)}
-
-
-def _group(where: dict[str, Path], endings: tuple[str, ...]) -> dict[str, dict[str, Path]]:
-    """Quantized layer -> ending -> the file that holds it, from the files of all tensors."""
-    layers = [name.removesuffix(f".{endings[0]}") for name in where if name.endswith(f".{endings[0]}")]
-    found = {layer: {end: where.get(f"{layer}.{end}") for end in endings} for layer in layers}
-    return {layer: {end: file for end, file in files.items() if file} for layer, files in found.items()}
-
-
-def _tensor(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as tensors:
-        return tensors.get_tensor(name)
+def _group(names: Collection[str], endings: tuple[str, ...]) -> dict[str, list[str]]:
+    """Quantized layer -> endings of its tensors, among the names of all tensors."""
+    layers = [name.removesuffix(f".{endings[0]}") for name in names if name.endswith(f".{endings[0]}")]
+    return {layer: [end for end in endings if f"{layer}.{end}" in names] for layer in layers}
 
 
 def _gptq(parts: dict[str, torch.Tensor], quantization: dict) -> torch.Tensor:
