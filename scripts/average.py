@@ -1,101 +1,97 @@
-"""average: checkpoints of one trajectory become their mean; members are streamed, so memory does not grow with them."""
+"""average: checkpoints become their weighted mean; members are streamed, so memory does not grow with them."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from scripts.lib.models.folders import weight_files
+from scripts.lib.data.windows import draw_windows, text_seed
+from scripts.lib.models.averaging import Unlike, Weight, average, require_alike
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import Progress, open_log
+from scripts.lib.runtime.shortages import Refused
 from scripts.lib.runtime.untrusted import one_line
 from scripts.publish import describe, refuse
 
-ADVICE = "only like models can be averaged: leave out the one that is another"
 
-
-class Unlike(ValueError):
-    """Models that cannot be averaged, for their tensors differ."""
-
-
-def averaged(members: list[Path], manifests_of: list[dict], out: Path, identity: dict) -> dict:
+def averaged(
+    members: list[Path],
+    manifests_of: list[dict],
+    out: Path,
+    identity: dict,
+    weighing: dict,
+    windows: np.ndarray | None = None,
+    device: str = "cpu",
+) -> dict:
     """Average checkpoints and return the manifest; refused where one was, or where they are unlike each other.
 
     Args:
         members, out: as of `average`.
         manifests_of: the members' manifests.
         identity: what the manifest says of the average besides.
+        weighing: `average`, the scheme, and its `weights` or what it finds them with, as of `Averaged.weighing`.
+        windows: the calibration text of schemes that weigh by it, [n, window].
+        device: that models run on.
     """
     refused = [member for member in manifests_of if member["status"] != "ok"]
     if refused:
         return refuse(out, identity, "a member was refused: {checkpoint}, {reason}".format(**refused[0]))
+    scratch = out.with_name("weighing")
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        average(members, out)
-    except Unlike as error:
+        require_alike(members)
+        weights, told = weigh(members, weighing, windows, scratch, device)
+        chosen = [number for number, weight in enumerate(weights) if weight != 0]
+        average([members[number] for number in chosen], out, [weights[number] for number in chosen])
+    except (Unlike, Refused) as error:
         reason = str(error)
         for folder, member in zip(members, manifests_of, strict=True):
             reason = reason.replace(str(folder), member["checkpoint"])
         return refuse(out, identity, one_line(reason))
-    return describe(out, identity | {"members": [member["revision"] for member in manifests_of]})
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return describe(out, identity | {"members": [member["revision"] for member in manifests_of]} | told)
 
 
-def average(members: list[Path], out: Path) -> None:
-    """Write the uniform mean of several model folders (LAWA, arXiv:2209.14981), one tensor in memory at a time.
-
-    Sums are taken in float64 and in the order given; the result has the newest member's dtype and its config and
-    tokenizer. Tensors that are not floating point are taken from the newest member.
+def weigh(
+    members: list[Path], weighing: dict, windows: np.ndarray | None, scratch: Path, device: str
+) -> tuple[list[Weight], dict]:
+    """Weights of the members, and what the manifest says of them: nothing where all are equal, or tensors.
 
     Args:
-        members: model folders of one architecture, oldest first.
-        out: the average's model folder; whole or absent.
+        scratch: folder for models and weights that are not kept.
 
     Raises:
-        Unlike: a tensor is missing in a member or has another shape there; the message names both.
+        Refused: the loss of a member, on calibration text, is not finite; or it does not run.
     """
-    newest = members[-1]
-    with manifests.staged_folder(out) as scratch:
-        for path in sorted(newest.iterdir()):
-            if path.is_file() and path.suffix != ".safetensors" and path.name != manifests.TIMESTAMP:
-                manifests.link_file(path, scratch / path.name)
-        where = [locate_tensors(member) for member in members]
-        progress = Progress(len(where[-1]), "tensors")
-        for shard in weight_files(newest):
-            with safe_open(shard, framework="pt") as file:
-                names = list(file.keys())
-            tensors = {}
-            for name in names:
-                tensors[name] = mean_tensor(name, members, where)
-                progress.update(len(tensors))
-            save_file(tensors, scratch / shard.name, metadata={"format": "pt"})
+    if windows is None:
+        weights = weighing["weights"]
+        return weights, {"weights": weights} if len(set(weights)) > 1 else {}
+    from scripts.lib.models.weighing import by_loss, fisher, greedy, loss_of, loss_of_mean  # with transformers
+
+    if weighing["average"] == "fisher":
+        return [fisher(member, windows, scratch / str(number), device) for number, member in enumerate(members)], {}
+    progress = Progress(len(members), "members")
+    losses = []
+    for member in members:
+        losses.append(loss_of(member, windows, device))
+        progress.update(len(losses))
+    if weighing["average"] == "metric":
+        weights = by_loss(losses, weighing["penalty"])
+    else:
+        weights = greedy(losses, lambda chosen: loss_of_mean([members[i] for i in chosen], windows, scratch, device))
+    return weights, {"weights": weights, "losses": losses}
 
 
-def mean_tensor(name: str, members: list[Path], where: list[dict[str, Path]]) -> torch.Tensor:
-    """Mean over members of one tensor, in the newest member's dtype.
-
-    Raises:
-        Unlike: a member has no such tensor, or one of another shape.
-    """
-    total = None
-    for member, files in zip(members, where, strict=True):
-        if name not in files:
-            raise Unlike(f"{member} has no tensor {name}, but {members[-1]} has; {ADVICE}")
-        with safe_open(files[name], framework="pt") as file:
-            tensor = file.get_tensor(name)
-        if total is not None and tensor.shape != total.shape:
-            shapes = f"the shape {list(tensor.shape)} in {member}, and {list(total.shape)} in {members[0]}"
-            raise Unlike(f"tensor {name} has {shapes}; {ADVICE}")
-        total = tensor.to(torch.float64) if total is None else total.add_(tensor)
-    return (total / len(members)).to(tensor.dtype) if tensor.is_floating_point() else tensor
-
-
-def locate_tensors(folder: Path) -> dict[str, Path]:
-    """Which safetensors file of a model folder holds each tensor."""
-    where = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            where.update(dict.fromkeys(file.keys(), path))
-    return where
+def text_of(snakemake) -> np.ndarray | None:
+    """The calibration text of an average, [samples, window]; None where its scheme uses none."""
+    settings = snakemake.params.calibration
+    if settings is None:
+        return None
+    seed = text_seed(settings["seed"], 1, snakemake.params.run_seed)
+    return draw_windows(Path(snakemake.input.calibration[1]), settings | {"seed": seed})
 
 
 if __name__ == "__main__":
@@ -104,5 +100,7 @@ if __name__ == "__main__":
     out, identity = Path(snakemake.output.model), snakemake.params.identity
     members = [manifests.read(path) for path in snakemake.input.manifests]
     folders = [Path(folder) for folder in snakemake.input.models]
-    manifest = averaged(folders, members, out, identity)
+    device = pick_device(snakemake.params.device)
+    weighing = snakemake.params.weighing
+    manifest = averaged(folders, members, out, identity, weighing, text_of(snakemake), device)
     manifests.write(snakemake.output.manifest, manifest)

@@ -21,7 +21,7 @@ from scripts.lib.runtime.manifests import link_tree, staged_folder
 from scripts.lib.runtime.shortages import is_device_full, is_shortage, kind_and_message
 from scripts.lib.study import schedules
 
-LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm"}
+LOGGED = {"step": "step", "loss": "loss", "gradient_norm": "grad_norm", "weight_norm": "weight_norm"}
 REFUSED = "refused.json"  # step, reason: in the folder of a link that diverged, beside the steps kept before
 COMPLETE = "complete"  # in each of the Trainer's own checkpoints, written last: without it one is not resumed from
 
@@ -41,11 +41,11 @@ def train(
 ) -> None:
     """Train one link and write its folder.
 
-    The link's folder holds `step-N/`, a model folder for each kept step, `log.parquet` (step, loss in nats per token,
-    learning rate, gradient norm; the loss is that of the update that ends at the step) and, where the link ends at a
-    restart point, `state/`, the Trainer's checkpoint there. A killed job goes on from its last own checkpoint in
-    `state`, if that was made under the same lineage; at SIGTERM, which a cluster sends at the end of the time, it
-    saves one more.
+    The link's folder holds `step-N/`, a model folder for each kept step, `log.parquet` (of each step: loss in nats per
+    token, learning rate, norms of gradient and weights; the loss is that of the update that ends at the step) and,
+    where the link ends at a restart point, `state/`, the Trainer's checkpoint there. A killed job goes on from its last
+    own checkpoint in `state`, if that was made under the same lineage; at SIGTERM, which a cluster sends at the end of
+    the time, it saves one more.
 
     A run that diverges is stopped: its link holds the steps kept before and `refused.json`, and no state. A link that
     would go on from it holds the same `refused.json` alone. Where a GPU's memory is full, fewer windows pass at once,
@@ -133,7 +133,15 @@ def train_part(
     """
     from transformers import Trainer, set_seed  # they and their libraries speak as they are imported: to the log
 
-    from scripts.lib.models.callbacks import FollowSchedule, KeepSteps, MarkComplete, SetOptimizer, StopOnSignal
+    from scripts.lib.models.callbacks import (
+        FollowSchedule,
+        KeepSteps,
+        LogWeightNorm,
+        MarkComplete,
+        SetOptimizer,
+        StopOnSignal,
+    )
+    from scripts.lib.models.optimizers import muon_and_adamw
 
     device = pick_device(device)
     if device == "cuda":
@@ -154,8 +162,16 @@ def train_part(
             args=_arguments(run, link, state / "trainer", save_every, device, micro),
             train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run.get("data_seed", run["seed"])),
             data_collator=_stack,
-            callbacks=[keeper, FollowSchedule(rate), SetOptimizer(), MarkComplete(COMPLETE), signals],
+            callbacks=[
+                *(keeper, LogWeightNorm(), FollowSchedule(rate), SetOptimizer(run["optimizer"].get("momentum"))),
+                *(MarkComplete(COMPLETE), signals),
+            ],
         )
+        if run["optimizer"].get("name") == "muon":
+            decayed = trainer.get_decay_parameter_names(model)
+            adamw = trainer.get_optimizer_cls_and_kwargs(trainer.args)
+            own = run["optimizer"]["weight_decay"], run["optimizer"]["momentum"]
+            trainer.optimizer = muon_and_adamw(model, decayed, *own, *adamw)
         trainer.train(resume_from_checkpoint=resume)
     if trainer.state.global_step < link["end"] and not keeper.refused:
         raise Stopped(f"SIGTERM at step {trainer.state.global_step}; the next attempt goes on from there")
@@ -214,11 +230,11 @@ class OrderedWindows(torch.utils.data.Dataset):
 
 
 def training_log(history: list[dict], schedule: dict, start: int) -> polars.DataFrame:
-    """The Trainer's log after step `start` as a table: step, loss (nats per token), learning_rate, gradient_norm."""
+    """The Trainer's log after step `start` as a table: step, loss (nats per token), learning_rate, norms."""
     rows = [entry for entry in history if "loss" in entry and entry["step"] > start]
     columns = {new: [row[old] for row in rows] for new, old in LOGGED.items()}
     rates = schedules.learning_rate(schedule, columns["step"])
-    floats = dict.fromkeys(("loss", "gradient_norm"), polars.Float64)
+    floats = dict.fromkeys(("loss", "gradient_norm", "weight_norm"), polars.Float64)
     return polars.DataFrame(columns | {"learning_rate": rates}).cast(floats)
 
 
@@ -248,7 +264,7 @@ def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str
         save_strategy="steps",
         save_steps=save_every,
         save_total_limit=2,
-        logging_steps=10,
+        logging_steps=1,
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,

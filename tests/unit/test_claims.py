@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from snakemake.utils import update_config
 
+from scripts.lib.analysis.effects import MEASURES
 from scripts.lib.runtime.config_files import ConfigError, load_named, read_yaml
 from scripts.lib.study import claims
 from scripts.lib.study.plan import make_plan
@@ -58,6 +59,22 @@ def test_every_claim_that_is_shipped_can_be_listed(plan, name):
     made = plan(name, methods=methods)
     assert made.claims[name]["method"] in methods
     assert made.claims[name]["dataset"] == "smoke"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method"),
+    [
+        ("rtn-w8-channel", {"algorithm": "rtn", "bits": 8, "group_size": -1}),
+        ("rtn-w6-g64", {"algorithm": "rtn", "bits": 6}),
+    ],
+)
+@pytest.mark.parametrize("measure", ["loss_bits", "penalty_bits"])
+def test_bits_per_byte_after_8_bits_a_row_or_6_can_decide(plan, recipe, method, measure):
+    """What the contest that trains for an artifact of so many bytes is scored by."""
+    write(plan.folder, measure=measure, method=method)
+    claim = plan("made-up", methods=["rtn-w8-channel", "rtn-w8-g64", "rtn-w6-g64"]).claims["made-up"]
+    assert (claim["method"], claim["measure"]) == (recipe, measure)
+    assert MEASURES[measure].unit == "bits per byte"
 
 
 def test_the_two_claims_that_exclude_each_other_cannot_both_be_supported():

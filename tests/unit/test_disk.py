@@ -75,6 +75,8 @@ def test_a_budget_needs_weights_to_be_deleted(plan, section):
 
 
 def test_an_average_of_published_checkpoints_is_refused(plan):
-    plan.trajectories["mean"] = Averaged("mean", plan.trajectories["olmo2-1b"], window=2, stride=1, keep=[])
+    plan.trajectories["mean"] = Averaged(
+        "mean", [plan.trajectories["olmo2-1b"]], {"average": "lawa", "window": 2}, keep=[]
+    )
     with pytest.raises(ConfigError, match="`mean` averages checkpoints of `olmo2-1b`"):
         disk.waits_for(plan)

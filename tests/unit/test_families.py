@@ -7,9 +7,13 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from scripts.lib.analysis.comparisons import select
+from scripts.lib.analysis.places import places
 from scripts.lib.analysis.tables import runs_table
+from scripts.lib.cluster import requests
 from scripts.lib.runtime.config_files import ConfigError, read_yaml
 from scripts.lib.study.coordinates import runs
+from scripts.lib.study.needs import checkpoints_needed, tokens_drawn
 from scripts.lib.study.plan import make_plan
 
 AXES = {"seed": [1, 2], "optimizer.weight_decay": [0, 0.5]}
@@ -282,3 +286,105 @@ def test_an_unfinished_file_disturbs_no_other_of_a_like_name(folder):
 def test_a_name_that_is_none(folder):
     with pytest.raises(ConfigError, match=r"study `made-up`, cells\.0: there is no trajectory `small-seed3`"):
         folder.plan("small-seed3")
+
+
+# --- averages of several trajectories ---------------------------------------------------------------------------------
+
+SOUP = {"source": "average", "of": "orders", "average": "soup", "over": "data_seed", "keep": [40]}
+TEXT = {"corpus": "smoke", "samples": 2, "window": 64, "seed": 1}
+
+
+@pytest.fixture
+def orders(folder):
+    """Cooldowns of `small` in two orders of the data each, and their soups."""
+    folder.write("small", TRUNK, axes={"seed": [1, 2]})
+    folder.write("orders", COOLDOWN, data_seed=3, axes={"data_seed": [3, 4]}, keep=[30, 40])
+    folder.write("soup", SOUP)
+    return folder
+
+
+def test_a_soup_over_an_axis_has_the_other_axes(orders):
+    plan = orders.plan("soup", "orders")
+    for seed in (1, 2):
+        soup = plan.trajectories[f"soup-seed{seed}"]
+        ingredients = [f"orders-seed{seed}-data_seed{order}" for order in (3, 4)]
+        assert soup.made_from(40) == [(name, 40) for name in ingredients]
+        assert (soup.parent.name, soup.run_seed, soup.came_from[1]) == (f"small-seed{seed}", seed, None)
+        assert soup.settings["seed"] == seed
+        assert "data_seed" not in soup.settings
+        assert soup.weighing(40) == {"average": "soup", "weights": [1.0, 1.0]}
+        (row,) = [row for row in plan.lineage() if row["trajectory"] == soup.name]
+        assert (row["kind"], row["root"], row["parent"]) == ("soup", f"small-seed{seed}", f"small-seed{seed}")
+        assert (row["soup_of"], row["seed"]) == (ingredients, seed)
+    table = runs_table(runs(plan)).filter(family="soup")
+    assert table["kind"].to_list() == ["average"] * 2
+    assert table["data_seed"].to_list() == [None] * 2
+    found = select({"what": "soup"}, places(plan.circumstances(), plan.lineage()))
+    assert len(found.pairs) == 4
+    assert {(pair.row.step, pair.reference.step) for pair in found.pairs} == {(40, 40)}
+    assert not found.absent
+
+
+def test_every_checkpoint_of_a_soup_is_needed(orders):
+    plan = orders.plan("soup-seed1")
+    needed = [(f"orders-seed1-data_seed{order}", 40) for order in (3, 4)]
+    assert checkpoints_needed(plan) == [*needed, ("soup-seed1", 40)]
+
+
+def test_an_average_of_averages(orders):
+    orders.write("means", LAWA, of="orders")
+    orders.write("soup", SOUP, of="means", average="greedy", calibration=TEXT)
+    plan = orders.plan("soup")
+    soup = plan.trajectories["soup-seed2"]
+    assert soup.made_from(40) == [(f"means-seed2-data_seed{order}", 40) for order in (3, 4)]
+    assert soup.parent.name == "small-seed2"
+    assert (soup.settings["average.scheme"], soup.settings["average.of.scheme"]) == ("greedy", "lawa")
+    assert soup.settings["average.calibration.samples"] == 2
+    drawn = tokens_drawn(plan)[soup.tokenizer, "smoke", "calibration"]
+    assert drawn["`soup-seed2` (2 windows of 64)"] == 128
+    assert requests.needs(plan, "soup-seed2")["average"].memory > requests.PROCESS_MB
+
+
+def test_several_trajectories_by_name_along_their_steps(orders):
+    names = ["orders-seed1-data_seed3", "orders-seed1-data_seed4"]
+    orders.write("mean", LAWA, of=names, average="ema", half_life=10, axes={"half_life": [10, 20]})
+    mean = orders.plan("mean").trajectories["mean-half_life20"]
+    assert mean.made_from(40) == [(name, step) for step in (30, 40) for name in names]
+    assert mean.weighing(40)["weights"] == pytest.approx([2**-0.5, 2**-0.5, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"over": "weight_decay"},
+            "soup.yaml: `over`: `orders` has no axis `weight_decay`; its axes are seed, data_seed",
+        ),
+        ({"of": "orders-seed1-data_seed3"}, "has no axis `data_seed`; it is a single run"),
+        ({"over": "seed"}, "of: `orders-seed1-data_seed3` and `orders-seed2-data_seed3` did not grow out of one run"),
+        ({"of": ["orders", "small-seed1"]}, "soup.yaml: `orders` is a family: name members of it"),
+        ({"of": ["small-seed1", "orders-seed1-data_seed3"]}, "`over`: name one family that has the axis `data_seed`"),
+        ({"of": ["small-seed1"]}, "soup.yaml: `of`"),
+        ({"axes": {"over": ["data_seed"]}}, "soup.yaml: axes: `over` cannot vary"),
+        ({"keep": [20]}, "needs `orders-seed1-data_seed3` at steps [20]"),
+        ({"window": 2, "stride": 10}, "soup.yaml: unknown key `window`, `stride`; there are: average,"),
+        ({"average": "ema", "window": 2, "stride": 10}, "'half_life' is a required property"),
+        ({"average": "metric", "penalty": 1.0}, "'calibration' is a required property"),
+        ({"average": "greedy", "calibration": TEXT, "window": 2}, "'stride' is a dependency of 'window'"),
+        (
+            {"average": "greedy", "calibration": TEXT | {"corpus": "none"}},
+            "soup.yaml, calibration.corpus: there is no corpus",
+        ),
+        ({"average": "sum"}, "`average`: 'sum' is not one of lawa, ema, soup, metric, fisher, greedy"),
+    ],
+)
+def test_mistakes_in_a_soup(orders, changes, message):
+    orders.write("soup", SOUP, **changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        orders.plan("soup")
+
+
+def test_an_average_of_one_member(orders):
+    orders.write("mean", {"source": "average", "of": "small", "average": "soup", "keep": [40]})
+    with pytest.raises(ConfigError, match="an average needs two members at least: give `window` and `stride`, or"):
+        orders.plan("mean")

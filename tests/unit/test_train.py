@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from scripts import train as stage
+from scripts.lib.models.optimizers import muon_and_adamw
 from scripts.lib.runtime import manifests
 from scripts.train import OrderedWindows, build_model, train
 
@@ -54,8 +55,13 @@ def equal(first, second):
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
-@pytest.fixture(params=["llama", "gpt_neox"])
+MUON = RUN["optimizer"] | {"name": "muon", "momentum": 0.95}
+
+
+@pytest.fixture(params=["llama", "gpt_neox", "muon"])
 def run(request):
+    if request.param == "muon":
+        return RUN | {"optimizer": MUON}
     return RUN | {"model": RUN["model"] | {"architecture": request.param}}
 
 
@@ -176,8 +182,8 @@ def test_a_branch_follows_its_own_schedule_from_its_first_step(link):
     for name, tensor in weights(branch, 8).items():
         assert tensor.allclose(before[name], atol=1e-9), name
     log = polars.read_parquet(link("log", 0, 10, [10]) / "log.parquet")
-    assert log["step"].to_list() == [10]
-    assert log["learning_rate"].to_list() == pytest.approx([1e-2])
+    assert log["step"].to_list() == [*range(1, 11)]
+    assert log["learning_rate"].to_list() == pytest.approx([5e-3, *[1e-2] * 9])
 
 
 def test_a_branch_has_its_own_weight_decay_from_its_first_step(link):
@@ -235,3 +241,48 @@ def test_a_run_that_diverges_is_refused_and_so_is_what_goes_on_from_it(link):
     second = link("second", 12, 14, [14], parent=first, run=wild)
     assert manifests.read(second / "refused.json") == marker
     assert not list(second.glob("step-*"))
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else():
+    model = build_model(RUN["model"] | {"architecture": "gpt_neox"}, 100, 16, 0)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    decayed = [name for name in names.values() if "norm" not in name and "bias" not in name]
+    optimizer = muon_and_adamw(model, decayed, 0.1, 0.9, torch.optim.AdamW, {"lr": 1.0})
+    found = [{names[id(weight)] for weight in group["params"]} for group in optimizer.param_groups]
+    assert found[0] == {name for name in decayed if ".layers." in name}
+    assert found[1] == {name for name in decayed if ".layers." not in name}
+    assert len(found[1]) == 2, "embedding and head"
+    assert found[2] == set(names.values()) - set(decayed)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+    assert optimizer.param_groups[0]["adjust_lr_fn"] == "match_rms_adamw"
+
+
+def test_muon_steps_are_torchs_own():
+    """Also after the state is saved and loaded into a new optimizer."""
+    model, twin = (build_model(RUN["model"], 100, 16, 0) for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    ours = [muon_and_adamw(model, (), 0.1, 0.9, torch.optim.AdamW, {"lr": 1e-2}) for _ in range(2)]
+    matrices = [w for name, w in twin.named_parameters() if ".layers." in name and w.ndim == 2]
+    others = [w for name, w in twin.named_parameters() if not (".layers." in name and w.ndim == 2)]
+    parts = [
+        torch.optim.Muon(matrices, 1e-2, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, 1e-2, weight_decay=0.0),
+    ]
+    ids = torch.arange(16)[None]
+    for step in range(4):
+        if step == 2:
+            ours[1].load_state_dict(ours[0].state_dict())
+        for one, optimizers in ((model, [ours[step // 2]]), (twin, parts)):
+            one.zero_grad()
+            one(input_ids=ids, labels=ids).loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        assert equal(model.state_dict(), twin.state_dict()), step
+
+
+def test_the_norm_of_the_weights_is_logged(link):
+    folder = link("run", 0, 4, [4])
+    log = polars.read_parquet(folder / "log.parquet")
+    assert log.columns == ["step", "loss", "gradient_norm", "weight_norm", "learning_rate"]
+    norm = sum(float(tensor.double().square().sum()) for tensor in weights(folder, 4).values()) ** 0.5
+    assert log["weight_norm"][3] == pytest.approx(norm, rel=1e-6)

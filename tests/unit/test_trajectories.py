@@ -152,7 +152,8 @@ def test_a_local_run(local, tiny_model):
 def test_an_average_is_what_its_newest_member_is(kind, trunk, published, local):
     of = {"trunk": trunk, "published": published, "local": local}[kind]
     newest = of.steps[-1]
-    average = Averaged("mean", of, window=2, stride=newest - of.steps[-2], keep=[newest])
+    scheme = {"average": "lawa", "window": 2, "stride": newest - of.steps[-2]}
+    average = Averaged("mean", [of], scheme, keep=[newest])
     assert average.members(newest) == of.steps[-2:]
     assert average.made_from(newest) == [(of.name, step) for step in of.steps[-2:]]
     assert of.made_from(newest) == []
@@ -165,7 +166,7 @@ def test_an_average_is_what_its_newest_member_is(kind, trunk, published, local):
 
 
 def test_where_each_kind_comes_from_and_how_it_was_set(trunk, branch, published, local):
-    average = Averaged("mean", branch, window=2, stride=10, keep=[40])
+    average = Averaged("mean", [branch], {"average": "lawa", "window": 2, "stride": 10}, keep=[40])
     after = published.seen(40)
     later = replace(published, name="later", parent=published, before=after, points=points(RUN, after))
     found = [run.came_from for run in (trunk, branch, average, published, later, local)]

@@ -144,7 +144,8 @@ def test_every_allowed_word_is_named(kind):
 
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_every_key_that_is_explained_exists(kind):
-    values = {"constant", "wsd", "cosine", "linear", "piecewise"}  # the table of schedules begins with their names
+    values = {"constant", "wsd", "cosine", "linear", "piecewise"}  # the table of schedules begins with their names,
+    values |= {"lawa", "ema", "soup", "metric", "fisher", "greedy"}  # and that of averages
     known = {*properties(schema(kind)), *values, "study", "scale"}
     for key in {span for row in rows(section(SECTIONS[kind])) for span in re.findall(r"`([^`]+)`", row[0])}:
         assert set(key.split(".")) <= known, f"config/README.md, section {SECTIONS[kind]}: there is no key `{key}`"

@@ -138,14 +138,16 @@ def _averages(found: list[Place], compare: dict) -> Selection:
 
 
 def _soups(found: list[Place]) -> Selection:
-    """Each soup against the last checkpoint of every ingredient."""
+    """Each soup against the checkpoint of every ingredient: one made here at its own step, a published one the last."""
     selection, runs = Selection(), by_trajectory(found)
     for place in (place for place in found if place.soup_of):
         for name in place.soup_of:
-            if name in runs:
-                selection.pairs.append(Pair(place, runs[name][-1]))
+            points = [point for point in runs.get(name, []) if place.phase != AVERAGE or point.step == place.step]
+            if points:
+                selection.pairs.append(Pair(place, points[-1]))
             else:
-                selection.absent.append((place.trajectory, f"its ingredient `{name}` is not in the study"))
+                lacks = f"has no checkpoint at step {place.step}" if name in runs else "is not"
+                selection.absent.append((place.trajectory, f"its ingredient `{name}` {lacks} in the study"))
     return selection
 
 

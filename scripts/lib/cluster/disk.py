@@ -103,8 +103,9 @@ def _check(plan, published: set[str]) -> None:
         if plan.config[section]["keep_weights"]:
             raise ConfigError(f"config: fetch.disk_budget needs {section}.keep_weights: false; else nothing is deleted")
     for name, trajectory in plan.trajectories.items():
-        if trajectory.source == "average" and trajectory.of.name in published:
+        ingredients = trajectory.ingredients if trajectory.source == "average" else []
+        if found := [run.name for run in ingredients if run.name in published]:
             raise ConfigError(
-                f"config: fetch.disk_budget: `{name}` averages checkpoints of `{trajectory.of.name}`, which it needs "
+                f"config: fetch.disk_budget: `{name}` averages checkpoints of `{found[0]}`, which it needs "
                 "all at once; measure averages in a study without a budget"
             )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from scripts.lib.study.libraries import algorithm, transforms
 from scripts.lib.study.sizes import DTYPES, Model
+from scripts.lib.study.trajectories.averaged import Averaged
 from scripts.lib.study.trajectories.trained import Trained
 
 PROCESS_MB = 2500  # torch, transformers, lm-eval or GPTQModel: 0.5 to 1.3 GB; the Snakemakes around them: 0.4 GB
@@ -60,7 +61,7 @@ def needs(plan, name: str) -> dict[str, Need]:
         "tokenize": text(),
         "train": _train(trajectory, compute) if trajectory.source == "train" else None,
         "publish": publish(model),
-        "average": average(model, trajectory.window) if trajectory.source == "average" else None,
+        "average": _average(trajectory, compute) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, full, gpu, transformed),
         "evaluate_loss": evaluate_loss(model, loss_tokens(loss), batch, own, gpu, DTYPES[compute["dtype"]]),
         "evaluate_tasks": evaluate_tasks(model, asked, own, gpu),
@@ -82,6 +83,19 @@ def _train(run: Trained, compute: dict) -> Need:
     steps = max(link["end"] - link["start"] for link in run.links.values())
     forward = (run.micro_batch_size or run.batch_size) * run.window
     return train(run.model, steps, run.tokens_per_step, forward, speed(compute, run.precision))
+
+
+def _average(run: Averaged, compute: dict) -> Need:
+    if run.calibration is None:
+        return average(run.model, run.size)
+    read, passes = run.size, run.size
+    match run.scheme["average"]:
+        case "fisher":
+            passes = 3 * run.size
+        case "greedy":
+            read, passes = run.size**2, 2 * run.size
+    work = passes * forward_flops(run.model, _tokens(run.calibration))
+    return average(run.model, read, run.calibration["window"], work / speed(compute, "float32"))
 
 
 def loss_tokens(loss: dict) -> int:
@@ -211,9 +225,16 @@ def publish(model: Model) -> Need:
     return _need(0, moved(model))
 
 
-def average(model: Model, members: int) -> Need:
-    """Members are streamed tensor by tensor; the embedding is the largest one, held three times."""
-    return _need(12 * model.vocabulary * model.width, members * moved(model))
+def average(model: Model, reads: int, window: int = 0, seconds: float = 0.0) -> Need:
+    """Members are streamed in pieces; what is written is held whole, as is one model and its Fisher information.
+
+    Args:
+        reads: of a member's weights.
+        window: of the longest calibration text, if any; up to eight pass at once, their logits held up to six times.
+        seconds: of forward and backward passes.
+    """
+    held = (8 if window else 4) * model.parameters + 24 * min(8 * window * model.vocabulary, LOGITS)
+    return _need(held, reads * moved(model) + seconds)
 
 
 def text(documents_mb: float = 1000) -> Need:

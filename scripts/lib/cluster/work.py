@@ -69,7 +69,7 @@ class Works:
     _fetch = _publish = _publish_local = _bytes
 
     def _average(self, name: str, checkpoint: str) -> float:
-        return self._trajectory(name, "average").window * self._bytes(name, checkpoint)
+        return self._trajectory(name, "average").size * self._bytes(name, checkpoint)
 
     def _trajectory(self, name: str, source: str):
         if name not in self.plan.by_source(source):

@@ -29,15 +29,31 @@ class FollowSchedule(TrainerCallback):
 
 
 class SetOptimizer(TrainerCallback):
-    """Gives AdamW the run's own settings, where a branch has loaded those of its trunk with the trunk's state.
+    """Gives the optimizer the run's own settings, where a branch has loaded those of its trunk with the trunk's state.
 
-    Of the Trainer's two groups of parameters only the first has weight decay; norms and biases are in the second.
+    Of the groups of parameters (Muon's, if any, and AdamW's two) only the last has no weight decay: norms and biases.
+
+    momentum: of Muon.
     """
 
+    def __init__(self, momentum: float | None = None):
+        self.momentum = momentum
+
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
-        settings = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-        for group, decay in zip(optimizer.param_groups, (args.weight_decay, 0.0), strict=True):
-            group.update(settings, weight_decay=decay)
+        of_adamw = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+        *decayed, last = optimizer.param_groups
+        for group, decay in [*((group, args.weight_decay) for group in decayed), (last, 0.0)]:
+            group.update(of_adamw if "betas" in group else {"momentum": self.momentum}, weight_decay=decay)
+
+
+class LogWeightNorm(TrainerCallback):
+    """Adds to each line of the Trainer's log the norm of all weights together."""
+
+    @torch.no_grad()
+    def on_log(self, args, state, control, model=None, **kwargs):
+        if "loss" in state.log_history[-1]:
+            norms = torch.stack([weight.norm() for weight in model.parameters()])
+            state.log_history[-1]["weight_norm"] = float(norms.norm())
 
 
 class KeepSteps(TrainerCallback):

@@ -18,8 +18,9 @@ def lineage(plan) -> list[dict]:
 
     Returns:
         trajectory; root, the run at the start of its chain of parents; kind: trunk, branch (trained on from another),
-        stage (a published run that goes on from another, on data of its own), average or soup; parent and
-        parent_step, where it left that; seed, None if it was not trained here; stage, soup_of, as in its file;
+        stage (a published run that goes on from another, on data of its own), average (along one run) or soup (of
+        several); parent and parent_step, where it left that (of a soup made here, what its ingredients grew out of);
+        seed, None if it was not trained here; stage, as in its file; soup_of, its ingredients;
         weight_decay, None if unknown; decay_start and decay_end, steps between which the rate falls last, counted as
         those of checkpoints, None if it never does; decay_rate, the rate at decay_start; batch_changes, steps after
         which a step has another number of tokens; settings, every scalar setting by its dotted key.
@@ -67,10 +68,10 @@ def falling(schedule: dict) -> tuple[int, int] | tuple[None, None]:
 
 
 def _kind(run: Trajectory, parent: Trajectory | None) -> str:
-    if isinstance(run, Averaged):
-        return AVERAGE
     if getattr(run, "soup_of", ()):
         return SOUP
+    if isinstance(run, Averaged):
+        return AVERAGE
     if parent is None:
         return TRUNK
     return BRANCH if isinstance(run, Trained) else STAGE

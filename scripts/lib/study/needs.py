@@ -51,6 +51,11 @@ def tokens_drawn(plan) -> dict[tuple[str, str, str], dict[str, int]]:
     for name in sorted({name for name, _ in links_needed(plan)}):
         run = plan.trajectories[name]
         found[run.tokenizer, run.corpus, "train"][f"a window of `{name}`"] = run.window
+    for name in sorted({name for name, _ in checkpoints_needed(plan)}):
+        run = plan.trajectories[name]
+        if settings := getattr(run, "calibration", None):
+            use, tokens = told(f"`{name}`", settings)
+            found[run.tokenizer, settings["corpus"], "calibration"][use] = tokens
     for cell in plan.cells:
         tokenizer = plan.trajectories[cell.trajectory].tokenizer
         for corpus in plan.losses[cell]:
@@ -60,10 +65,15 @@ def tokens_drawn(plan) -> dict[tuple[str, str, str], dict[str, int]]:
             drawn |= {f"`{cell.method}`": plan.recipes[cell.method].get("calibration")}
             for use, settings in drawn.items():
                 if settings:
-                    samples, length = settings["samples"], settings["window"]
-                    use = f"{use} ({samples} windows of {length})"
-                    found[tokenizer, settings["corpus"], "calibration"][use] = samples * length
+                    use, tokens = told(use, settings)
+                    found[tokenizer, settings["corpus"], "calibration"][use] = tokens
     return dict(found)
+
+
+def told(use: str, drawn: dict) -> tuple[str, int]:
+    """What a drawn text is for, for people, and its tokens."""
+    samples, length = drawn["samples"], drawn["window"]
+    return f"{use} ({samples} windows of {length})", samples * length
 
 
 def tokenizers_needed(plan, tokens: Iterable[tuple[str, str, str]]) -> list[str]:

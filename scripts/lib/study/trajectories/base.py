@@ -27,8 +27,9 @@ class Trajectory(ABC):
     name: str
 
     @classmethod
-    def origin(cls, content: dict) -> str | None:
-        """Name of the trajectory, or family, that one derives from, if it does, by the content of its file."""
+    def origin(cls, content: dict) -> str | list[str] | None:
+        """Name of the trajectory, or family, that one derives from, if it does, by the content of its file; a list of
+        names where it derives from several."""
         if not cls.origin_key or not has(content, cls.origin_key):
             return None
         return reduce(getitem, cls.origin_key.split("."), content)
@@ -50,13 +51,15 @@ class Trajectory(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, name: str, content: dict, path: Path, plan, origin: "Trajectory | None") -> "Trajectory":
+    def read(
+        cls, name: str, content: dict, path: Path, plan, origin: "Trajectory | list[Trajectory] | None"
+    ) -> "Trajectory":
         """The trajectory of a file that fits its schema.
 
         Args:
             path: of the file, for messages.
             plan: the `Plan`, whose config it has to fit; the corpora and the tokenizer that it needs are added.
-            origin: what it derives from, if it does.
+            origin: what it derives from, if it does; a list where `origin` is one.
 
         Raises:
             ConfigError: it does not fit the config, or what it derives from.

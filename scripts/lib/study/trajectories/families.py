@@ -22,7 +22,9 @@ from scripts.lib.study.trajectories.published import Published
 from scripts.lib.study.trajectories.trained import Trained
 
 SOURCES = {kind.source: kind for kind in (Trained, Published, Local, Averaged)}
-FIXED = ("source", *(kind.origin_key for kind in SOURCES.values() if kind.origin_key))  # for all members of a file
+OVER = "over"  # key of a file: the axis whose members become one
+# For all members of a file.
+FIXED = ("source", OVER, *(kind.origin_key for kind in SOURCES.values() if kind.origin_key))
 MOST = 1000  # members of a family: each is a run to train
 
 
@@ -53,6 +55,17 @@ class Family:
     axes: tuple[str, ...]
     paths: frozenset[str]
     members: dict[str, Member]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a member of a family derives from.
+
+    place: the axes that it takes over, with its values. names: to stand in its file, one or a list; None: as it is.
+    """
+
+    place: dict[str, str]
+    names: str | list[str] | None
 
 
 class Families:
@@ -139,11 +152,7 @@ class Families:
         content = of_trajectory(content, self.scale, path)
         kind = SOURCES[content["source"]]
         own = {axis: _values(path, axis, values) for axis, values in content.pop("axes", {}).items()}
-        origin, parents, inherited = kind.origin(content), [None], Family(file, (), frozenset(), {})
-        if origin:
-            derived = self.having(origin, str(path), (*above, file))
-            if origin == derived.name:
-                inherited, parents = derived, list(derived.members.values())
+        inherited, parents = self._parents(path, kind.origin(content), content.pop(OVER, None), (*above, file))
         axes = (*inherited.axes, *own)
         _check_axes(path, content, own, inherited, kind)
         number = len(parents) * math.prod(map(len, own.values()))
@@ -152,15 +161,51 @@ class Families:
         titles, members = _titles(axes), []
         for parent, *texts in itertools.product(parents, *own.values()):
             chosen = dict(zip(own, texts, strict=True))
-            place = (parent.place if parent else {}) | chosen
+            place = parent.place | chosen
             name = "-".join([file, *(titles[axis] + text for axis, text in place.items())])
             settings = {key: value for axis in own for key, value in own[axis][chosen[axis]].items()}
-            if parent:
-                settings[kind.origin_key] = parent.name
+            if parent.names:
+                settings[kind.origin_key] = parent.names
             members.append(Member(name, place, _content(path, name, content, settings)))
         _check_names(path, [member.name for member in members])
         paths = inherited.paths | {kind.coordinate(key) for key in _paths(own)}
         return Family(file, axes, frozenset(paths), {member.name: member for member in members})
+
+    def _parents(
+        self, path: Path, origin: str | list[str] | None, over: str | None, above: tuple[str, ...]
+    ) -> "tuple[Family, list[Parent]]":
+        """The family whose axes a file takes over, and what each of its own members derives from.
+
+        Args:
+            origin: as in the file.
+            over: an axis of the family that is `origin`, along which its members are taken together.
+
+        Raises:
+            ConfigError: as of `having`; or `over` is no axis of a family, or one of several names is a family.
+        """
+        alone = Family(path.stem, (), frozenset(), {}), [Parent({}, None)]
+        if isinstance(origin, list) or origin is None:
+            for name in origin or ():
+                if name not in self.having(name, str(path), above).members:
+                    raise ConfigError(f"{path}: `{name}` is a family: name members of it, or it alone with `{OVER}`")
+            if over is not None:
+                raise ConfigError(f"{path}: `{OVER}`: name one family that has the axis `{over}`, or leave it out")
+            return alone
+        family = self.having(origin, str(path), above)
+        axes = family.axes if origin == family.name else ()
+        if over is not None and over not in axes:
+            known = f"its axes are {', '.join(axes)}" if axes else "it is a single run"
+            raise ConfigError(f"{path}: `{OVER}`: `{origin}` has no axis `{over}`; {known}")
+        if origin != family.name:
+            return alone
+        if over is None:
+            return family, [Parent(member.place, member.name) for member in family.members.values()]
+        groups = {}
+        for member in family.members.values():
+            place = tuple((axis, text) for axis, text in member.place.items() if axis != over)
+            groups.setdefault(place, []).append(member.name)
+        kept = tuple(axis for axis in axes if axis != over)
+        return Family(origin, kept, family.paths, {}), [Parent(dict(place), names) for place, names in groups.items()]
 
 
 def _values(path: Path, axis: str, values: list | dict) -> dict[str, dict]:

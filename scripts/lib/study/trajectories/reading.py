@@ -35,7 +35,10 @@ def _add(plan, families: Families, name: str, where: str) -> Trajectory:
     path, content = families.path(family.name), family.members[name].content
     kind = SOURCES[content["source"]]
     origin = kind.origin(content)
-    derived = _add(plan, families, origin, str(path)) if origin else None
+    if isinstance(origin, list):
+        derived = [_add(plan, families, one, str(path)) for one in origin]
+    else:
+        derived = _add(plan, families, origin, str(path)) if origin else None
     try:
         content = kind.complete(content, derived, path)
         if "schedule" in content:
