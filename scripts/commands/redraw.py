@@ -33,10 +33,8 @@ def tables_of(folder: Path) -> dict[str, pl.DataFrame]:
 def draw(tables: dict[str, pl.DataFrame], theme: dict, folder: Path) -> None:
     """Write all figures as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in contents.FIGURES:
-            others = (Path(scratch, f"{name}.{ending}") for ending in ("png", "pdf"))
-            plot(name, theme, tables, folder / f"{name}.svg", *others)
+    for name in contents.FIGURES:
+        plot(name, theme, tables, svg=folder / f"{name}.svg")
 
 
 def redraw(folder: Path, out: Path) -> list[str]:
