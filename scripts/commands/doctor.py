@@ -179,7 +179,7 @@ def describe_gpu(told: dict) -> str:
         oldest = OLDEST_DRIVERS.get(told["cuda"].split(".")[0], "a newer one")
         raise Broken(
             f"{build}, built for CUDA {told['cuda']}, sees no GPU on {told['host']}; the driver is {driver}, and has to"
-            f" be at least {oldest}: ask for that, or install a build for an older CUDA; `compute: {{device: cpu}}` runs"
+            f" be at least {oldest}: ask for that, or install a build for an older CUDA; device `cpu` runs"
         )
     if mode in ("Exclusive_Process", "Prohibited"):
         raise Broken(
