@@ -9,13 +9,13 @@ from scripts.lib.runtime import manifests
 from scripts.lib.runtime.logs import open_log
 
 
-def lineage(run: dict, start: int, threads: int, tokens: Path, parent: Path | None) -> dict:
+def lineage(run: dict, start: int, threads: int, processes: int, tokens: Path, parent: Path | None) -> dict:
     """What shapes a link's weights.
 
     Args:
         run: the trajectory's model, window, batch, optimizer, schedule, seed and precision.
         start: the step that the link starts from.
-        threads: torch threads, which set the order of sums.
+        threads, processes: torch threads, and processes that train together; they set the order of sums.
         tokens: manifest of the training tokens.
         parent: lineage file of the link that it goes on from.
     """
@@ -24,6 +24,7 @@ def lineage(run: dict, start: int, threads: int, tokens: Path, parent: Path | No
         "start": start,
         "run": run,
         "threads": threads,
+        "processes": processes,
         "tokens": manifests.read(tokens)["sha256"],
         "parent": manifests.read(parent) if parent else None,
     }
@@ -35,6 +36,7 @@ if __name__ == "__main__":
         snakemake.params.run,
         snakemake.params.start,
         snakemake.params.threads,
+        snakemake.params.processes,
         snakemake.input.tokens,
         snakemake.input.get("parent"),
     )

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from scripts.lib.data.windows import load_windows
+from scripts.lib.models.together import run_together
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
@@ -38,6 +39,7 @@ def train(
     threads: int,
     device: str,
     save_every: int,
+    processes: int = 1,
 ) -> None:
     """Train one link and write its folder.
 
@@ -64,6 +66,8 @@ def train(
         threads: torch threads; part of the numbers, because it changes the order of sums.
         device: "cpu", "cuda" or "auto".
         save_every: steps between the job's own checkpoints.
+        processes: that train together, on a GPU each; a divisor of the batch. A step's windows are the same whatever
+            their number, which changes the order of sums alone.
 
     Raises:
         ValueError: the corpus has not one whole window, or the architecture is unknown to transformers.
@@ -73,20 +77,20 @@ def train(
             manifests.write(scratch / REFUSED, manifests.read(parent / REFUSED))
         return
     _forget_other_lineage(state, lineage)
-    size = micro_batch(run["batch_size"], run["micro_batch_size"] or run["batch_size"])
+    share = run["batch_size"] // processes
+    size = micro_batch(share, min(run["micro_batch_size"] or share, share))
     while size:
         resume = _resume_point(state, link["keep"], parent)
         try:
-            refused, history = train_part(
-                run, link, tokens, tokenizer, state, resume, threads, device, save_every, size
-            )
+            settings = (resume, threads, device, save_every, size, share // size)
+            refused, history = run_together(train_part, (run, link, tokens, tokenizer, state, *settings), processes)
             break
         except Exception as error:
             if not is_device_full(error) or is_shortage(error):
                 raise
             reason = f"training needs more memory than the GPU has: {kind_and_message(error)}"
             refused, history = {"step": link["start"] + 1, "reason": reason}, []
-        size = micro_batch(run["batch_size"], size // 2)
+        size = micro_batch(share, size // 2)
         logging.getLogger("trajquant").warning(f"{reason}; windows a forward pass from here on: {size}")
         gc.collect()
         torch.cuda.empty_cache()
@@ -103,7 +107,7 @@ def train(
 
 
 def micro_batch(batch: int, most: int) -> int:
-    """Windows a forward pass: the largest divisor of a batch that is at most `most`; 0 if that is 0."""
+    """Windows a forward pass: the largest divisor of a process's share of a batch that is at most `most`; 0 of none."""
     return next((size for size in range(most, 0, -1) if batch % size == 0), 0)
 
 
@@ -118,12 +122,14 @@ def train_part(
     device: str,
     save_every: int,
     micro: int,
+    passes: int,
 ) -> tuple[dict | None, list[dict]]:
     """Train from where there is a state to the end of a link; kept steps and states are in the folder `state`.
 
     Args:
         resume: folder of the state to go on from; None for a new model.
-        micro: windows a forward pass; a divisor of the batch.
+        micro: windows a forward pass of this process.
+        passes: of this process a step.
 
     Returns:
         why the run was stopped (step, reason) or None, and the Trainer's log.
@@ -159,7 +165,7 @@ def train_part(
     with StopOnSignal() as signals:
         trainer = Trainer(
             model=model,
-            args=_arguments(run, link, state / "trainer", save_every, device, micro),
+            args=_arguments(run, link, state / "trainer", save_every, device, micro, passes),
             train_dataset=OrderedWindows(windows, run["batch_size"] * link["end"], run.get("data_seed", run["seed"])),
             data_collator=_stack,
             callbacks=[
@@ -238,7 +244,7 @@ def training_log(history: list[dict], schedule: dict, start: int) -> polars.Data
     return polars.DataFrame(columns | {"learning_rate": rates}).cast(floats)
 
 
-def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str, micro: int):
+def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str, micro: int, passes: int):
     """The Trainer's settings, with one GPU a process: on all that it sees it would train with a larger batch."""
     from transformers import TrainingArguments
 
@@ -247,7 +253,7 @@ def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str
         output_dir=str(folder),
         max_steps=link["end"],
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=run["batch_size"] // micro,
+        gradient_accumulation_steps=passes,
         learning_rate=schedules.peak(run["schedule"]),
         lr_scheduler_type="constant",
         weight_decay=optimizer["weight_decay"],
@@ -257,6 +263,7 @@ def _arguments(run: dict, link: dict, folder: Path, save_every: int, device: str
         max_grad_norm=optimizer["gradient_clip"],
         bf16=run["precision"] == "bfloat16",
         use_cpu=device == "cpu",
+        ddp_find_unused_parameters=False,
         seed=run["seed"],
         train_sampling_strategy="sequential",
         dataloader_num_workers=0,
@@ -317,4 +324,5 @@ if __name__ == "__main__":
         snakemake.params.threads,
         snakemake.params.device,
         snakemake.params.save_every,
+        snakemake.params.processes,
     )

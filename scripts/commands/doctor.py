@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import functools
 import importlib.metadata
+import json
 import os
 import re
 import shlex
@@ -30,6 +31,22 @@ free = shutil.disk_usage(folder).free / 1e9
 print(f"ran on {{socket.gethostname()}}, {{free:.0f}} GB free in {{os.path.dirname(folder)}}")
 os.rmdir(folder)
 """
+GPU_PROBE = """
+import json, os, socket, subprocess
+import torch
+mine = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+asked = "--query-gpu=name,driver_version,compute_mode,memory.free,memory.total"
+command = ["nvidia-smi", "--format=csv,noheader,nounits", "-i", mine, asked]
+try:
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(", ")
+except (OSError, subprocess.SubprocessError):
+    said = []
+seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+told = {"host": socket.gethostname(), "torch": torch.__version__, "cuda": torch.version.cuda}
+print("ran on " + json.dumps(told | {"seen": seen, "said": said}))
+"""
+OLDEST_DRIVERS = {"12": 525, "13": 580}  # of a build of torch for this CUDA: NVIDIA's tables of compatibility
+FREE = 0.9  # of a GPU's memory, where nobody else is on it
 
 
 class Broken(Exception):
@@ -81,9 +98,14 @@ def partitions(site: dict) -> str:
     return "; ".join(f"{name}: {known[name][3]} nodes, at most {known[name][2]}" for name in wanted)
 
 
+def has_gpus() -> bool:
+    """Whether a node has one that Slurm knows of."""
+    return "gpu" in slurm("sinfo", "--noheader", "--format=%G")
+
+
 def gpus(site: dict) -> str:
     """Which forms of asking for a GPU sbatch takes."""
-    if "gpu" not in slurm("sinfo", "--noheader", "--format=%G"):
+    if not has_gpus():
         return "no node has a GPU: studies run with `compute: {device: cpu}`"
     forms = {form: gpu_request({**site, "gpu_request": form}) for form in ("gpus", "gres")}
     taken = [form for form, asked in forms.items() if sbatch_takes([*options(site), *gpu_options(asked)])]
@@ -127,19 +149,60 @@ def head() -> str:
 def probe(site: dict, timeout: int) -> str:
     """One short job starts, sees this folder and its environment, and can write to the node's scratch folder."""
     scratch = os.path.expandvars(site["scratch"]) if "scratch" in site else None
+    said, seconds = run_job(PROBE.format(scratch=scratch), options(site), timeout)
+    return f"{said}; queued, started and seen to end in {seconds:.0f} s"
+
+
+def gpu_node(site: dict, timeout: int) -> str:
+    """A job that asks for a GPU has one that this environment can use, from two processes, with its memory free."""
+    if not has_gpus():
+        return "no node has a GPU"
+    said, seconds = run_job(GPU_PROBE, [*options(site), *gpu_options(gpu_request(site))], timeout)
+    return f"{describe_gpu(json.loads(said.removeprefix('ran on ')))}; seen to end in {seconds:.0f} s"
+
+
+def describe_gpu(told: dict) -> str:
+    """What a job found out about its GPU, as a line.
+
+    Args:
+        told: host; torch, cuda (versions; None of a build without CUDA); seen (GPUs by torch); said (by nvidia-smi of
+            the job's first GPU: name, driver, compute mode, free and whole memory in MiB; empty without an answer).
+
+    Raises:
+        Broken: studies with `compute: {device: cuda}` would fail there.
+    """
+    build = f"torch {told['torch']}"
+    if told["cuda"] is None:
+        raise Broken(f"{build} is built without CUDA: make the environment with a build for your GPUs' driver")
+    name, driver, mode, free, total = told["said"] or ("no GPU", "not there", "Default", "0", "0")
+    if not told["seen"]:
+        oldest = OLDEST_DRIVERS.get(told["cuda"].split(".")[0], "a newer one")
+        raise Broken(
+            f"{build}, built for CUDA {told['cuda']}, sees no GPU on {told['host']}; the driver is {driver}, and has to"
+            f" be at least {oldest}: ask for that, or install a build for an older CUDA; device `cpu` runs"
+        )
+    if mode in ("Exclusive_Process", "Prohibited"):
+        raise Broken(
+            f"the GPU of {told['host']} is in compute mode {mode}, and quantizing and its check are two processes on "
+            "one GPU: ask for mode Default (nvidia-smi -c 0)"
+        )
+    if float(free) < FREE * float(total):
+        raise Broken(f"the GPU of {told['host']} has {free} of {total} MiB free: others use it; ask for one alone")
+    sizes = f"{float(free) / 1024:.0f} of {float(total) / 1024:.0f} GiB free"
+    return f"ran on {told['host']}: {name}, driver {driver}, CUDA {told['cuda']}, {mode}, {sizes}, {told['seen']} seen"
+
+
+def run_job(code: str, asked: list[str], timeout: int) -> tuple[str, float]:
+    """Run Python code in a short job; what it prints, which begins with "ran on", and the seconds until it was over.
+
+    Raises:
+        Broken: Slurm refuses it, or it fails or is not seen to end in time.
+    """
     output = Path(tempfile.mkdtemp(dir=".snakemake", prefix="doctor-")).resolve()
-    command = [
-        "sbatch",
-        "--parsable",
-        "--time=5",
-        "--mem=2500",
-        "--ntasks=1",
-        f"--output={output / 'log'}",
-        *options(site),
-    ]
+    short = ["sbatch", "--parsable", "--time=5", "--mem=2500", "--ntasks=1", f"--output={output / 'log'}"]
     step = "env -u SLURM_CONF srun --ntasks=1 true"  # as the plugin starts a job's step
-    script = f"#!/bin/sh\n{step} && {sys.executable} - <<'EOF'\n{PROBE.format(scratch=scratch)}\nEOF\n"
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    script = f"#!/bin/sh\n{step} && {sys.executable} - <<'EOF'\n{code}\nEOF\n"
+    done = subprocess.run([*short, *asked], input=script, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Broken(f"sbatch refuses: {done.stderr.strip()}; correct the site file")
     job = done.stdout.strip().split(";")[0]
@@ -154,7 +217,7 @@ def probe(site: dict, timeout: int) -> str:
     shutil.rmtree(output)
     if not said.startswith("ran on"):
         raise Broken(f"the probe job failed: {said.strip().splitlines()[-1]}")
-    return f"{said.strip()}; queued, started and seen to end in {seconds:.0f} s"
+    return said.strip(), seconds
 
 
 @contextlib.contextmanager
@@ -220,7 +283,8 @@ def examine(timeout: int) -> bool:
     site = load_site()
     there = {"partitions": partitions, "GPU requests": gpus}
     fine += [report(name, functools.partial(check, site)) for name, check in there.items()]
-    return all([*fine, report("probe job", functools.partial(probe, site, timeout))])
+    jobs = {"probe job": probe, "GPU node": gpu_node}
+    return all([*fine, *(report(name, functools.partial(job, site, timeout)) for name, job in jobs.items())])
 
 
 def report(name: str, check: Callable[[], str]) -> bool:

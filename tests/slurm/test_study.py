@@ -99,14 +99,17 @@ def test_single_stages(slurm, done, arguments, expected):
 
 def test_doctor_finds_nothing_to_fix_and_then_a_wrong_partition(slurm, done):
     said = command(slurm, done.tree, "doctor")
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert [line.split(":")[0] for line in said.stdout.splitlines()] == [
+    assert said.returncode == 1, said.stdout + said.stderr
+    *lines, of_gpu = said.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
         f"ok   {check}"
         for check in (
             *("environment", "file locks", "storage", "head", "site file", "scheduler", "partitions", "GPU requests"),
             "probe job",
         )
     ]
+    assert of_gpu.startswith("fix  GPU node: torch")
+    assert "sees no GPU" in of_gpu or "without CUDA" in of_gpu, "a counted GPU is none"
     assert "taken: gpus and gres" in said.stdout
     (done.tree / "wrong.yaml").write_text("partition: nowhere\n")
     said = command(slurm, done.tree, "doctor", TRAJQUANT_SITE="wrong.yaml")

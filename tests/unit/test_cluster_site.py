@@ -54,3 +54,8 @@ def test_forms_of_a_gpu_request():
     assert gpu_request({"gpu_request": "gres"}) == {"gres": "gpu:1"}
     asked = gpu_request({"gpu_request": "gres", "gpu_type": "a100", "gpu_partition": "big"})
     assert asked == {"gres": "gpu:a100:1", "slurm_partition": "big"}
+
+
+def test_cpus_beside_each_of_several_gpus():
+    assert gpu_request({"cpus_per_gpu": 8}) == {"gpu": 1, "cpus_per_gpu": 8}
+    assert gpu_request({"gpu_request": "gres"}, 4) == {"gres": "gpu:4"}

@@ -37,11 +37,12 @@ def link(tmp_path, token_stream, tiny_tokenizer):
     """A function that trains one link below tmp_path and returns its folder."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    def run_link(name, start, end, keep, restart=False, parent=None, run=RUN):
+    def run_link(name, start, end, keep, restart=False, parent=None, run=RUN, **settings):
         manifests.write(tmp_path / f"{name}.json", {"run": run, "start": start})
         span = {"start": start, "end": end, "keep": keep, "restart": restart}
         arguments = (run, span, token_stream, tmp_path / "tokenizer", parent, tmp_path / f"{name}.json")
-        train(*arguments, tmp_path / "state" / name, tmp_path / name, threads=1, device="cpu", save_every=3)
+        machine = {"threads": 1, "device": "cpu", "save_every": 3} | settings
+        train(*arguments, tmp_path / "state" / name, tmp_path / name, **machine)
         return tmp_path / name
 
     return run_link
@@ -149,11 +150,25 @@ def test_a_gpu_that_is_too_small_for_a_batch_takes_parts_of_it(link, tmp_path, m
             assert tensor.allclose(weights(whole, 8)[name], rtol=1e-4, atol=1e-6), name
 
 
+def test_two_processes_train_as_one_does(link):
+    """Over gloo, from the state of one, for 50 steps: the same windows in each, in the same forward passes."""
+    trunk = link("trunk", 0, 4, [], restart=True)
+    halves = RUN | {"micro_batch_size": 2}
+    one = link("one", 4, 54, [54], parent=trunk, run=halves, save_every=100)
+    two = link("two", 4, 54, [54], parent=trunk, processes=2, save_every=100)
+    for name, tensor in weights(two, 54).items():
+        expected = weights(one, 54)[name]
+        assert (tensor - expected).norm() < 1e-5 * expected.norm(), name
+    logs = [polars.read_parquet(folder / "log.parquet") for folder in (one, two)]
+    assert logs[1]["step"].to_list() == [10, 20, 30, 40, 50]
+    assert logs[1]["loss"].to_list() == pytest.approx(logs[0]["loss"].to_list(), rel=1e-5)
+
+
 def test_two_gpus_in_sight_do_not_double_the_batch(tmp_path, monkeypatch):
     """The Trainer takes as many as torch counts; here it is told of two, and stays on the CPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     link = {"start": 0, "end": 4, "keep": [], "restart": False}
-    settings = stage._arguments(RUN, link, tmp_path, 10, "cuda", 4)
+    settings = stage._arguments(RUN, link, tmp_path, 10, "cuda", 4, 1)
     assert settings.n_gpu == 1
     assert settings.train_batch_size == 4
 

@@ -19,7 +19,7 @@ rule evaluate_loss:
         ENV
     threads: THREADS
     resources:
-        **asks("evaluate_loss", gpu=True),
+        **asks("evaluate_loss", gpus=1),
     params:
         **config["evaluate_loss"],
         **config["compute"],

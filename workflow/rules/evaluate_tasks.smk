@@ -46,7 +46,7 @@ rule evaluate_tasks:
         ENV
     threads: THREADS
     resources:
-        **asks("evaluate_tasks", gpu=True),
+        **asks("evaluate_tasks", gpus=1),
     params:
         **config["compute"],
         data_root=RESOURCES,

@@ -20,7 +20,7 @@ rule quantize:
         ENV
     threads: THREADS
     resources:
-        **asks("quantize", gpu=True),
+        **asks("quantize", gpus=1),
     params:
         **QUANTIZING,
         text=drawn_text,

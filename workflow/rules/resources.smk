@@ -9,14 +9,16 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 NEEDS = {name: requests.needs(PLAN, name) for name in PLAN.trajectories}
-GPU = gpu_request(SITE) if DEVICE == "cuda" else {}
-if USES_LOCAL_GPU:
-    GPU = GPU | {local_gpus.RESOURCE: 1}
 
 
-def asks(rule, gpu=False):
-    """Memory and run time of a rule's jobs, which double with each attempt, up to what the site allows; a GPU for those
-    that use one, if the study says so."""
+def asks_for(gpus):
+    """GPUs for a job that uses so many, if the study says so: of a cluster, or of this machine."""
+    asked = gpu_request(SITE, gpus) if DEVICE == "cuda" else {}
+    return asked | ({local_gpus.RESOURCE: gpus} if USES_LOCAL_GPU else {})
+
+
+def asks(rule, gpus=0):
+    """Memory and run time of a rule's jobs, which double with each attempt, up to what the site allows; and GPUs."""
 
     def need(wildcards, attempt):
         return NEEDS[wildcards.get("trajectory", next(iter(NEEDS)))][rule].at(attempt)
@@ -27,4 +29,4 @@ def asks(rule, gpu=False):
     def minutes(wildcards, attempt):
         return min(need(wildcards, attempt).minutes, SITE.get("max_minutes", sys.maxsize))
 
-    return {"mem_mb": memory, "runtime": minutes} | (GPU if gpu else {})
+    return {"mem_mb": memory, "runtime": minutes} | (asks_for(gpus) if gpus else {})

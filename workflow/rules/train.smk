@@ -20,6 +20,7 @@ rule lineage:
         run=run_of,
         start=link_start,
         threads=THREADS,
+        processes=config["train"]["processes"],
         code=fingerprint("lineage", "train"),
     script:
         "../../scripts/lineage.py"
@@ -40,14 +41,15 @@ rule train:
     priority: 10
     conda:
         ENV
-    threads: THREADS
+    threads: THREADS * config["train"]["processes"]
     resources:
-        **asks("train", gpu=True),
+        **asks("train", gpus=config["train"]["processes"]),
     params:
         **MACHINE,
         run=run_of,
         link=link_span,
         save_every=config["train"]["save_every"],
+        processes=config["train"]["processes"],
         state=f"{PATHS.state()}/{{trajectory}}/{{link}}",
     script:
         "../../scripts/train.py"

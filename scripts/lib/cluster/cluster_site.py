@@ -37,10 +37,11 @@ def load_site() -> dict:
     return content
 
 
-def gpu_request(site: dict) -> dict:
-    """Snakemake resources that ask for one GPU in the form that a cluster takes: --gpus=1, or --gres=gpu:1."""
+def gpu_request(site: dict, number: int = 1) -> dict:
+    """Snakemake resources that ask for GPUs in the form that a cluster takes, --gpus=1 or --gres=gpu:1; CPUs beside."""
     kind = site.get("gpu_type")
-    partition = {"slurm_partition": site["gpu_partition"]} if "gpu_partition" in site else {}
+    beside = {"slurm_partition": site["gpu_partition"]} if "gpu_partition" in site else {}
+    beside |= {"cpus_per_gpu": site["cpus_per_gpu"]} if "cpus_per_gpu" in site else {}
     if site.get("gpu_request", "gpus") == "gres":
-        return {"gres": f"gpu:{kind}:1" if kind else "gpu:1"} | partition
-    return {"gpu": 1} | ({"gpu_model": kind} if kind else {}) | partition
+        return {"gres": f"gpu:{kind}:{number}" if kind else f"gpu:{number}"} | beside
+    return {"gpu": number} | ({"gpu_model": kind} if kind else {}) | beside

@@ -63,12 +63,12 @@ VISIBLE = 0.1  # of the start: what less work takes is lost in what else differs
 FEWEST = 3  # jobs that a start and a rate are fitted to
 
 
-def default_paces(compute: dict, precision: str = "float32") -> dict[str, Pace]:
+def default_paces(compute: dict, precision: str = "float32", processes: int = 1) -> dict[str, Pace]:
     """Pace of every stage where nothing was measured.
 
     Args:
         compute: the section of the config: device ("auto" counts as a CPU), threads, dtype.
-        precision: of what is trained. Methods are applied in float32, whatever the dtype.
+        precision, processes: of what is trained. Methods are applied in float32, whatever the dtype.
     """
     dtypes = {"train": precision, "quantize": "float32"}
     alone = compute["device"] == "cuda" or compute["threads"] > 1  # as shared_start.py has it
@@ -76,6 +76,7 @@ def default_paces(compute: dict, precision: str = "float32") -> dict[str, Pace]:
     for stage in COMPUTING:
         rate = requests.flops(compute, dtypes.get(stage, compute["dtype"]))
         paces[stage] = Pace(DEFAULTS[stage].start + ALONE * alone, rate)
+    paces["train"] = Pace(paces["train"].start, paces["train"].rate * processes)
     return paces
 
 
@@ -174,9 +175,10 @@ class Forecast:
     def units(self, stage: str) -> tuple[str, int]:
         """ "GPU" or "CPU", and how many of them a job of the stage holds."""
         compute = self.plan.config["compute"]
+        processes = self.plan.config["train"]["processes"] if stage == "train" else 1
         if stage in COMPUTING and compute["device"] == "cuda":
-            return "GPU", 1
-        return "CPU", compute["threads"] if stage in (*COMPUTING, "average") else 1
+            return "GPU", processes
+        return "CPU", compute["threads"] * processes if stage in (*COMPUTING, "average") else 1
 
     def unit_seconds(self, jobs: list[Job], unit: str) -> float:
         """Seconds that jobs hold CPUs or GPUs for, each times how many."""
@@ -201,9 +203,13 @@ def make_forecast(plan: Plan, config: Sequence[Path | str], at_once: int) -> For
         at_once: jobs side by side.
     """
     works = Works(plan)
-    found, defaults = measured(plan, works), default_paces(plan.config["compute"], training_precision(plan))
+    found, defaults = measured(plan, works), _defaults_of(plan)
     fitted = {stage: fit(list(jobs.values()), defaults[stage]) for stage, jobs in found.items()}
     return Forecast(plan, read_graph(config, works), defaults, defaults | fitted, found, at_once)
+
+
+def _defaults_of(plan: Plan) -> dict[str, Pace]:
+    return default_paces(plan.config["compute"], training_precision(plan), plan.config["train"]["processes"])
 
 
 def checkpoint_jobs(jobs: list[Job]) -> list[Job]:

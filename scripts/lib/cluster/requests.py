@@ -59,7 +59,7 @@ def needs(plan, name: str) -> dict[str, Need]:
     return {
         "tokenizer": text(),
         "tokenize": text(),
-        "train": _train(trajectory, compute) if trajectory.source == "train" else None,
+        "train": _train(trajectory, plan.config) if trajectory.source == "train" else None,
         "publish": publish(model),
         "average": _average(trajectory, compute) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, full, gpu, transformed),
@@ -79,10 +79,12 @@ def speed(compute: dict, dtype: str) -> float:
     return flops(compute, dtype) / CAUTION["cuda" if compute["device"] == "cuda" else "cpu"]
 
 
-def _train(run: Trained, compute: dict) -> Need:
+def _train(run: Trained, config: dict) -> Need:
+    processes, rate = config["train"]["processes"], speed(config["compute"], run.precision)
     steps = max(link["end"] - link["start"] for link in run.links.values())
     forward = (run.micro_batch_size or run.batch_size) * run.window
-    return train(run.model, steps, run.tokens_per_step, forward, speed(compute, run.precision))
+    one = train(run.model, steps, run.tokens_per_step, forward, processes * rate)
+    return Need(processes * one.memory, one.minutes)
 
 
 def _average(run: Averaged, compute: dict) -> Need:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from scripts.lib.models.together import in_any
 from scripts.lib.runtime.logs import Progress
 from scripts.lib.runtime.manifests import staged_folder
 
@@ -110,7 +111,7 @@ class StopOnSignal(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.asked:
+        if in_any(self.asked, args.device):
             control.should_save = control.should_training_stop = True
 
 
@@ -121,7 +122,8 @@ class MarkComplete(TrainerCallback):
         self.name = name
 
     def on_save(self, args, state, control, **kwargs):
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.name).touch()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.name).touch()
 
 
 def is_finite(model: torch.nn.Module) -> bool:

@@ -172,6 +172,11 @@ def _check(run: Trained, path: Path, config: dict) -> None:
         raise ConfigError(
             f"{path}: micro_batch_size {run.micro_batch_size} does not divide batch_size {run.batch_size}"
         )
+    processes = config["train"]["processes"]
+    if run.batch_size % processes:
+        raise ConfigError(
+            f"{path}: batch_size {run.batch_size} is no multiple of train.processes, which is {processes}; change one"
+        )
     if run.shape["hidden_size"] % run.shape["num_attention_heads"]:
         raise ConfigError(f"{path}: model.num_attention_heads does not divide model.hidden_size")
     if run.window < config["evaluate_loss"]["window"]:
