@@ -14,7 +14,7 @@ def unpack(file: Path, folder: Path) -> None:
         file: a GGUF file of a class that transformers reads.
         folder: of `config.json`, safetensors and tokenizer, made anew.
     """
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = model.config
     del config.quantization_config  # the weights are dense from here on, but still count as what they were read from

@@ -158,7 +158,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_without_a_study_the_studies_are_listed():
-    with pytest.raises(ConfigError, match=r"no study is named.*demo, methods, model-size, olmo2-1b"):
+    with pytest.raises(ConfigError, match=r"no study is named.*demo, methods, methods-real, model-size, olmo2-1b"):
         require_study({}, "config/studies")
 
 

@@ -103,6 +103,25 @@ def trajectory_of(wildcards):
     return PLAN.trajectories[wildcards.trajectory]
 
 
+def weighing(wildcards):
+    return trajectory_of(wildcards).weighing(step_of(wildcards))
+
+
+def weighing_text(wildcards):
+    """Manifest and tokens of the text that decides the weights of an average's members; none if no text does."""
+    settings = trajectory_of(wildcards).calibration
+    return token_files(wildcards, settings["corpus"], "calibration", "manifest", "tokens") if settings else []
+
+
+def weighed_by(wildcards):
+    """Settings of that text."""
+    return trajectory_of(wildcards).calibration
+
+
+def own_seed(wildcards):
+    return trajectory_of(wildcards).run_seed
+
+
 def of_checkpoint(name, trajectory, step):
     return f"{PATHS.checkpoint(trajectory, f'step-{step}')}/{name}"
 
