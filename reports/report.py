@@ -133,7 +133,8 @@ show.ran(found["runs"], checkpoints)
 
 # %%
 losses = show.errors(measurements)
-display(show.note(f"Loss in {show.units(measurements)}; relative errors have paired intervals of documents."))
+if units := show.units(measurements):
+    display(show.note(f"Loss in {units}; relative errors have paired intervals of documents."))
 show.losses("ends", show.ends(losses))
 
 # %%

@@ -55,6 +55,11 @@ def test_a_card_says_claim_effect_smallest_effect_runs_and_verdict():
         ({"verdict": "this run only", "reason": "in these runs, draws counted"}, "In these runs, draws counted."),
         ({"verdict": "undecided", "runs_needed": 7}, "About 7 runs would decide it"),
         ({"verdict": "undecided"}, "Its interval alone would decide, but not once corrected for the 1 claims"),
+        (
+            {"verdict": "refuted", "effect": 0.05, "lower": 0.01, "upper": 0.09},
+            "The effect is there, but smaller than what matters.",
+        ),
+        ({"verdict": "refuted", "effect": -0.2, "lower": -0.3, "upper": -0.1}, "The effect goes the other way."),
         ({"changed": True}, "The claim was changed after 2026-01-01"),
         ({"measured_before": 12}, "when 12 losses had been measured already"),
         ({"reason": "one <b> is left out"}, "one <b> is left out"),

@@ -200,6 +200,10 @@ def test_an_axis_that_nothing_varies_lacks_a_comparison():
     assert not found.refused
 
 
+def test_a_study_of_which_nothing_is_measured_does_not_speak_of_its_runs():
+    assert select(PEAK, []).absent == [("the study", "fewer than two runs have what it compares")]
+
+
 def test_runs_without_the_end_of_a_decay_lack_one():
     trunks = [place("a", 2400, weight_decay=0.1), place("b", 2400, weight_decay=0.5)]
     found = select(PEAK | {"axis": "optimizer.weight_decay"}, trunks)
@@ -274,7 +278,8 @@ def test_a_selection_in_words():
         DECAY, [*run(), place("alone", 2000, "decay", start=1500), place("b", 900, "decay", "run-1", start=700)]
     )
     assert in_short("decay-raises", found) == (
-        "claim `decay-raises`: 2 comparisons in seed 1; 1 refused as not identifiable; 1 without a reference"
+        "claim `decay-raises`: 2 comparisons in seed 1, too few runs for a verdict; 1 refused as not identifiable; "
+        "1 without a reference"
     )
     assert in_full("decay-raises", found)[1:] == [
         "  compares run-1-cooldown-1400 step 1400 with run-1 step 1400",

@@ -42,7 +42,7 @@ def test_what_the_reference_study_will_compare_and_what_it_refuses(fresh):
         "claim `stable-stays`: 59 comparisons in apertus-8b, open-sci-1.7b, smollm3-3b; 7 refused as not identifiable",
         "claim `peak-lowers`: 0 comparisons; 1 refused as not identifiable",
         "claim `soup-lowers`: 10 comparisons in olmo2-13b, olmo2-32b, olmo2-7b",
-        "claim `sft-lowers`: 1 comparison in smollm3-3b",
+        "claim `sft-lowers`: 1 comparison in smollm3-3b, too few runs for a verdict",
     ]
 
 

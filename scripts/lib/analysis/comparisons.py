@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from scripts.lib.analysis.identifiability import OF_THE_DECAY, differences, rest, settled, told
+from scripts.lib.analysis.identifiability import MIN_RUNS, OF_THE_DECAY, differences, rest, settled, told
 from scripts.lib.analysis.places import (
     AVERAGE,
     BRANCH,
@@ -256,7 +256,8 @@ def _say_what_moves(fitting: list[Place], axis: str, moves: tuple, selection: Se
         if one.coordinate(axis) != other.coordinate(axis)
     ]
     if not pairs:
-        selection.absent.append(("the study", f"no two of its runs differ in {axis}"))
+        fewer = f"no two of its runs differ in {axis}" if len(runs) > 1 else "fewer than two runs have what it compares"
+        selection.absent.append(("the study", fewer))
         return
     _, one, other, moved = min(pairs)
     if not moved:
@@ -284,6 +285,7 @@ def in_short(name: str, selection: Selection) -> str:
     """One line on what a claim will compare and what it refuses."""
     runs = list(dict.fromkeys(pair.row.replicate for pair in selection.pairs))
     made = f"{_number(len(selection.pairs), 'comparison')}" + (f" in {', '.join(runs)}" if runs else "")
+    made += ", too few runs for a verdict" if 0 < len(runs) < MIN_RUNS else ""
     refused = [f"{len(selection.refused)} refused as not identifiable"] if selection.refused else []
     absent = [f"{len(selection.absent)} without a reference"] if selection.absent else []
     return f"claim `{name}`: {'; '.join([made, *refused, *absent])}"

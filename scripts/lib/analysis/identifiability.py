@@ -10,6 +10,7 @@ import numpy as np
 from scripts.lib.analysis.places import Place, by_trajectory
 
 SETTLED = 3.0  # rate x weight decay x steps from which on a stable phase has forgotten its start (but for 5 %)
+MIN_RUNS = 3  # fewer say nothing about training
 # Settings that say when and how the rate falls.
 OF_THE_DECAY = ("branch.step", *(f"schedule.{key}" for key in ("name", "decay.", "end", "floor", "clip")))
 

@@ -21,10 +21,10 @@ import numpy as np
 from scipy import special
 
 from scripts.lib.analysis import intervals
+from scripts.lib.analysis.identifiability import MIN_RUNS
 
 HIGHER, LOWER, EQUAL = DIRECTIONS = ("higher", "lower", "equal")
 SUPPORTED, REFUTED, UNDECIDED, THIS_RUN_ONLY = "supported", "refuted", "undecided", "this run only"
-MIN_RUNS = 3  # fewer say nothing about training
 MOST_RUNS = 1000  # as many are not asked for
 POWER = 0.8  # of `runs_needed`
 QUANTILES = 50  # of the variance between runs that may be found, for `power`

@@ -25,7 +25,10 @@ MEANING = {
 CLASSES = {verdict: verdict.replace(" ", "-") for verdict in ORDER}
 HALF, HEIGHT = 150, 26  # of the bar of a card, in units of its drawing
 THESE_RUNS = "Fewer than three runs say nothing about training."
-BARS = "In the bars: no effect (line), where the claim holds (shaded), the effect (dot) and its interval."
+BARS = (
+    "In the bars the claimed side is on the right: no effect (line), where the claim holds (shaded), the effect (dot) "
+    "and its interval."
+)
 NOTHING_TO_SHIP = "Nothing that could be shipped was measured."
 NOTHING_LISTED = "The study lists no claims to decide."
 
@@ -98,6 +101,12 @@ def _reasons(row: dict, tested: int, opposed: list[tuple[str, str]]) -> list[str
     if row["verdict"] == THIS_RUN_ONLY:
         told = [f"{row['reason'][0].upper()}{row['reason'][1:]}."] if row["reason"] else []
         told.append(THESE_RUNS)
+    if row["verdict"] == REFUTED and row["direction"] != EQUAL and row["smallest"]:
+        _, *bounds = forest.in_smallest(row)
+        if min(bounds) > 0:
+            told.append("The effect is there, but smaller than what matters.")
+        elif max(bounds) < 0:
+            told.append("The effect goes the other way.")
     if row["verdict"] == UNDECIDED and _alone(row):
         told.append(f"Its interval alone would decide, but not once corrected for the {tested} claims of this study.")
     if row["runs_needed"]:
