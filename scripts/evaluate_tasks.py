@@ -124,11 +124,9 @@ def score(
             setattr(lm, asked, refusing("transformers")(halving_batches(lm, getattr(lm, asked))))
         random.seed(SEED)
         torch.manual_seed(SEED)
-        with torch.inference_mode():
-            with refusing_data({name: task for name, task in known.items() if not task.own}):
-                output = lm_eval.evaluate(
-                    lm, {"tasks": tasks}, limit=suite["limit"], bootstrap_iters=0, log_samples=True
-                )
+        of_hub = {name: task for name, task in known.items() if not task.own}
+        with torch.inference_mode(), refusing_data(of_hub):
+            output = lm_eval.evaluate(lm, {"tasks": tasks}, limit=suite["limit"], bootstrap_iters=0, log_samples=True)
     samples = output.pop("samples")
     output["configs"] = {name: task.fields for name, task in known.items()}
     return output, _rows(known, samples)

@@ -270,7 +270,7 @@ def test_a_long_list_is_refused(server, take, of):
         ([None, {"a": [[1] * 600, None, [1] * 600]}], None, 1203),
         ([[[1] * 40] * 30], pyarrow.list_(pyarrow.list_(pyarrow.int8(), 40), 30), 1230),
     ],
-    ids=str,
+    ids=["null", "structs", "struct", "fixed"],
 )
 def test_lists_in_lists_count_together(server, take, column, kind, items):
     file = io.BytesIO()

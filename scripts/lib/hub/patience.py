@@ -35,7 +35,7 @@ FIRST_LINES = 120  # seconds until an answer's content begins
 SLOWEST, WINDOW = 10_000, 120  # bytes a second, over so many seconds
 LONGEST_HEADER = 300  # letters, of those of an error
 MOST_REDIRECTS = 5
-LONGEST_ASIDE = 2**16  # bytes that are read of the content of a redirect or an error
+LONGEST_ASIDE = 2**16  # bytes of the content of a redirect or an error, beyond which its connection is given up
 OWN = "patiently"  # marks requests whose waits are bounded there, and whose answers are checked in `client`
 OF_REVISION = "revision"  # marks requests of what a revision is, wherever they are redirected to
 TAG = re.compile(r'(W/)?"[A-Za-z0-9_-]{1,128}"')  # an ETag that is no path
@@ -196,8 +196,8 @@ class FastEnough(httpx.SyncByteStream):
 
     def __init__(self, response: httpx.Response):
         self.stream, self.network = response.stream, response.extensions["network_stream"]
-        aside = response.has_redirect_location or response.is_error
-        self.left = LONGEST_ASIDE if aside else math.inf  # bytes that are taken
+        self.aside = response.has_redirect_location or response.is_error
+        self.left = LONGEST_ASIDE if self.aside else math.inf  # bytes that are taken
         self.waited, self.received = 0.0, 0  # in this window
         self.network.read = self.read  # until `close`, after which the connection may bring another answer
 
@@ -215,13 +215,14 @@ class FastEnough(httpx.SyncByteStream):
             self.waited += time.monotonic() - since
 
     def __iter__(self) -> Iterator[bytes]:
-        """The chunks; of a redirect or an error only the first ones."""
+        """The chunks; none of a redirect or an error, whose headers say all."""
         for chunk in self.stream:
             self.received += len(chunk)
             self.left -= len(chunk)
             if self.left < 0:
                 return
-            yield chunk
+            if not self.aside:
+                yield chunk
 
     def close(self) -> None:
         if vars(self.network).get("read") == self.read:
