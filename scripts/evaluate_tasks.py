@@ -124,11 +124,11 @@ def score(
             setattr(lm, asked, refusing("transformers")(halving_batches(lm, getattr(lm, asked))))
         random.seed(SEED)
         torch.manual_seed(SEED)
-        with torch.inference_mode():
+        of_hub = {name: task for name, task in known.items() if not task.own}
+        with torch.inference_mode(), refusing_data(of_hub):
             output = lm_eval.evaluate(lm, {"tasks": tasks}, limit=suite["limit"], bootstrap_iters=0, log_samples=True)
     samples = output.pop("samples")
     output["configs"] = {name: task.fields for name, task in known.items()}
-    _check_finite(samples)
     return output, _rows(known, samples)
 
 
@@ -168,17 +168,26 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
         if task.own:
             tasks[name] = build_task(manager, name, task, data_root, cache)
             continue
-        refused = refusing_data(name, task)
+        refused = refusing_data({name: task})
         tasks[name] = refused(build_task)(manager, name, task, data_root, cache)
         for asked in OF_DOCUMENTS:
             setattr(tasks[name], asked, refused(getattr(tasks[name], asked)))
+        averages = {metric: refused(average) for metric, average in tasks[name].aggregation().items()}
+        tasks[name].aggregation = functools.partial(dict, averages)
     return tasks
 
 
 @contextmanager
-def refusing_data(name: str, task: suites.Task) -> Iterator[None]:
-    """Turn what is raised on a hub's data into a refused cell that names the task and their files."""
-    with refusing(f"task {name}", f"its data ({', '.join(suites.document_files({name: task}, ''))})"):
+def refusing_data(tasks: dict[str, suites.Task]) -> Iterator[None]:
+    """Turn what is raised on a hub's data into a refused cell that names tasks and their files; nothing without tasks.
+
+    What own tasks raise among them is turned into that, too, where nothing tells whose it is.
+    """
+    if not tasks:
+        yield
+        return
+    files, several = ", ".join(suites.document_files(tasks, "")), len(tasks) > 1
+    with refusing(f"{'one of the tasks' if several else 'task'} {', '.join(tasks)}", f"its data ({files})"):
         try:
             yield
         except MemoryError as error:  # of Python's parser, on a text that is nested too deeply, is no lack of memory
@@ -215,14 +224,13 @@ def _check_documents(known: dict[str, suites.Task], data_root: Path) -> None:
                 )
 
 
-def _check_finite(samples: dict[str, list[dict]]) -> None:
+def _check_finite(task: str, items: list[dict]) -> None:
     """Look at the raw log-likelihoods: an accuracy made from NaN is a number like any other."""
-    for task, items in samples.items():
-        for item in items:
-            for response in item["filtered_resps"]:
-                value = response[0] if isinstance(response, tuple | list) else response
-                if not math.isfinite(value):
-                    raise Refused(f"task {task}: the log-likelihood of document {item['doc_id']} is {value}")
+    for item in items:
+        for response in item["filtered_resps"]:
+            value = response[0] if isinstance(response, tuple | list) else response
+            if not math.isfinite(value):
+                raise Refused(f"task {task}: the log-likelihood of document {item['doc_id']} is {value}")
 
 
 def _rows(known: dict[str, suites.Task], samples: dict[str, list[dict]]) -> list[tuple]:
@@ -233,21 +241,28 @@ def _rows(known: dict[str, suites.Task], samples: dict[str, list[dict]]) -> list
     Bits per byte = -log-likelihood / (ln 2 * bytes), weighted by bytes, as in lm_eval.api.metrics.bits_per_byte.
 
     Raises:
-        ValueError: a metric of a task file was not computed by the harness for this kind of task.
+        ValueError: a metric of an own task's file was not computed by the harness for this kind of task.
+        Refused: a log-likelihood is NaN or infinite, or a hub's data give no scores.
     """
     rows, before = [], collections.Counter()  # documents of the same score so far
-    for task in known:
-        items, fields, score = samples[task], known[task].fields, known[task].score
-        for name in [entry["metric"] for entry in fields["metric_list"]]:
-            if name not in items[0]["metrics"]:
-                made, kind = ", ".join(items[0]["metrics"]), fields["output_type"]
-                raise ValueError(
-                    f"task {task}: the harness computes no metric {name!r} for a {kind} task, only: {made}"
-                )
-            if name in METRICS:
-                numbered = [(before[score] + item["doc_id"], item[name]) for item in items]
-                rows += [(score, METRICS[name], number, *_value(name, value)) for number, value in numbered]
-        before[score] += len(items)
+    for name, task in known.items():
+        with refusing_data({} if task.own else {name: task}):
+            _check_finite(name, samples[name])
+            rows += _rows_of_task(name, task, samples[name], before[task.score])
+        before[task.score] += len(samples[name])
+    return rows
+
+
+def _rows_of_task(task: str, known: suites.Task, items: list[dict], before: int) -> list[tuple]:
+    """Rows of one task, its documents numbered after so many that went before."""
+    rows, fields = [], known.fields
+    for name in [entry["metric"] for entry in fields["metric_list"]]:
+        if name not in items[0]["metrics"]:
+            made, kind = ", ".join(items[0]["metrics"]), fields["output_type"]
+            raise ValueError(f"task {task}: the harness computes no metric {name!r} for a {kind} task, only: {made}")
+        if name in METRICS:
+            numbered = [(before + item["doc_id"], item[name]) for item in items]
+            rows += [(known.score, METRICS[name], number, *_value(name, value)) for number, value in numbered]
     return rows
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute
 import pyarrow.parquet
 
@@ -21,9 +22,10 @@ from scripts.lib.runtime.untrusted import one_line, parse_json
 
 MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
 LONGEST = 10**6  # bytes of a text, as a tokenizer takes memory by the text; in config/README.md
-MOST_ITEMS = 1000  # of a list, as each may become a request to the model; in config/README.md
+MOST_ITEMS = 1000  # of a row's lists, all told, as each may become a request to the model; in config/README.md
+ITEM = 8  # bytes that a value takes at least once it is read, also one that is null
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
-PLAIN = {"Value", "List", "LargeList", "Sequence", "Translation", "TranslationVariableLanguages", "Json"}
+PLAIN = {"Value", "List", "LargeList", "Sequence", "Translation", "TranslationVariableLanguages"}
 
 
 def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: Path, manifest: Path) -> None:
@@ -73,15 +75,17 @@ def check(path: Path) -> None:
     load(file.schema_arrow.empty_table())
     rows = size = 0
     for batch in file.iter_batches(batch_size=256, use_threads=False):
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows > MOST_ROWS or size > MOST_DECODED:
-            raise ValueError(f"it holds more than {MOST_ROWS} rows or {MOST_DECODED} bytes")
         parts = [part for column in batch.columns for part in within(column)]
         if (longest := max(map(longest_text, parts), default=0)) > LONGEST:
             raise ValueError(f"it has a text of {longest} bytes, and {LONGEST} at most are read")
-        if (most := max(map(longest_list, parts), default=0)) > MOST_ITEMS:
-            raise ValueError(f"it has a list of {most} items, and {MOST_ITEMS} at most are read")
-        load(pyarrow.Table.from_batches([batch]))
+        items = sum(map(items_of_rows, batch.columns), np.zeros(batch.num_rows, int))
+        if (most := items.max(initial=0)) > MOST_ITEMS:
+            raise ValueError(f"it has a row whose lists have {most} items, and {MOST_ITEMS} at most are read")
+        made = load(pyarrow.Table.from_batches([batch]))
+        values = items.sum() + batch.num_rows * batch.num_columns
+        rows, size = rows + batch.num_rows, size + max(batch.nbytes, made, ITEM * int(values))
+        if rows > MOST_ROWS or size > MOST_DECODED:
+            raise ValueError(f"it holds more than {MOST_ROWS} rows or {MOST_DECODED} bytes")
     if rows != file.metadata.num_rows:
         raise ValueError(f"it says that it has {file.metadata.num_rows} rows, and has {rows}")
 
@@ -113,17 +117,28 @@ def longest_text(array: pyarrow.Array) -> int:
     return kind.byte_width if types.is_fixed_size_binary(kind) else 0
 
 
-def longest_list(array: pyarrow.Array) -> int:
-    """Items of the longest list; 0 of other columns."""
+def items_of_rows(array: pyarrow.Array, within_list: bool = False) -> np.ndarray:
+    """Values in the lists of each row of a column, at all depths together; those in no list do not count."""
     kind, types = array.type, pyarrow.types
+    if isinstance(array, pyarrow.ExtensionArray):
+        return items_of_rows(array.storage, within_list)
+    own = np.full(len(array), int(within_list))
+    if types.is_struct(kind):
+        return sum((items_of_rows(field, within_list) for field in array.flatten()), own)
     views = types.is_list_view(kind) or types.is_large_list_view(kind)
-    if views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return pyarrow.compute.max(pyarrow.compute.list_value_length(array)).as_py() or 0
-    return 0
+    if not (views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return own
+    until = np.concatenate([[0], items_of_rows(array.flatten(), True).cumsum()])  # of all rows one after the other
+    lengths = pyarrow.compute.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    ends = lengths.cumsum()
+    return own + until[ends] - until[ends - lengths]
 
 
-def load(table: pyarrow.Table) -> None:
+def load(table: pyarrow.Table) -> int:
     """Make rows of a table as the harness will, by `datasets` and what the file's schema tells it of the columns.
+
+    Returns:
+        bytes of the columns that `datasets` makes, where codes have become what they stand for.
 
     Raises:
         ValueError: it cannot, as the schema has types that are none, or that the columns cannot be turned into.
@@ -133,7 +148,9 @@ def load(table: pyarrow.Table) -> None:
 
     try:
         features = Features.from_arrow_schema(table.schema)
-        Dataset(table_cast(table, features.arrow_schema), info=DatasetInfo(features=features))[:]
+        made = table_cast(table, features.arrow_schema)
+        Dataset(made, info=DatasetInfo(features=features))[:]
+        return made.nbytes
     except MemoryError:
         raise
     except Exception as error:  # of what it makes by a stranger's words

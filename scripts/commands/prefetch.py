@@ -65,7 +65,9 @@ def prove(plan: Plan, folder: Path) -> bool:
     for what, check in checks(plan, folder):
         try:
             print(f"ok      {what}: {check()}", flush=True)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of Rust, as of tokenizers, is no Exception
             print(f"failed  {what}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
             passed = False
     if not plan.config["fetch"]["keep_weights"] and plan.by_source("hub"):

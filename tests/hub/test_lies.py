@@ -1,6 +1,7 @@
 """A hub that lies: nothing of it is locked, run, or waited for without end, and one message says what was wrong."""
 
 import contextlib
+import gzip
 import json
 import logging
 import math
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import HfFileSystem
+from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -77,6 +79,8 @@ LIES = [
     ({"sha": "../../x", "siblings": []}, r"`sha`: '\.\./\.\./x' is no commit"),
     ({"sha": "0" * 40 + "\n", "siblings": []}, "is no commit"),
     (file(size=None), r"`siblings\.0\.size`: None is not of type 'integer'"),
+    (file(size=3.0), r"`siblings\.0\.size`: 3\.0 is not of type 'integer'"),
+    (file(size=True), r"`siblings\.0\.size`: True is not of type 'integer'"),
     (file(size=-1), "-1 is less than the minimum of 0"),
     (file(size=10**400), "is greater than the maximum"),
     (file(blobId="../../x"), r"`siblings\.0\.blobId`: '\.\./\.\./x' is no hash of git's"),
@@ -267,6 +271,42 @@ def test_the_content_of_a_redirect_is_not_kept(server):
     server.add(REPO, "main", FILES)
     server.fault("step1", raw=endless)
     assert client.describe_revision(REPO, "step1")["commit"] == server.repos[REPO].branches["main"]
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..b", "xn--a"])
+def test_a_redirect_to_no_name_of_a_host_is_final(server, tmp_path, host):
+    found = client.describe_revision(REPO, "step1")
+    for where in (LISTING, DOWNLOAD):
+        server.fault(where, raw=redirect(f"http://{host}/x") + b"Content-Length: 0\r\n\r\n")
+    with pytest.raises(client.Unavailable, match=r"org/model at revision step1: the hub leads to no file"):
+        client.describe_revision(REPO, "step1")
+    with pytest.raises(client.Unavailable, match=r"config\.json: the hub leads to no file"):
+        client.fetch_file(REPO, found["commit"], "config.json", found["files"]["config.json"], tmp_path / "state")
+
+
+def packed(start: bytes, content: bytes) -> bytes:
+    """An answer whose content unpacks to another size."""
+    content = gzip.compress(gzip.compress(content))
+    return start + b"Content-Encoding: gzip, gzip\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+
+
+STARTS = [redirect("/api/models/org/model/revision/main?blobs=True"), b"HTTP/1.1 503 Busy\r\n", b"HTTP/1.1 200 OK\r\n"]
+
+
+@pytest.mark.parametrize("start", STARTS, ids=["redirect", "error", "answer"])
+def test_nothing_is_unpacked(server, monkeypatch, start):
+    """A hundred kilobytes can unpack to gigabytes; this process asks for plain content, and takes it as it comes."""
+    monkeypatch.setattr(patience, "sleep", lambda seconds: None)
+    server.add(REPO, "main", FILES)
+    decoders = []
+    monkeypatch.setattr("httpx._models.SUPPORTED_DECODERS", {"gzip": lambda: decoders.append(1)})
+    server.fault("step1", raw=packed(start, bytes(10**6)))
+    with contextlib.suppress(client.Unavailable):
+        client.describe_revision(REPO, "step1")
+    server.fault("step1", raw=packed(start, bytes(10**6)))
+    with contextlib.suppress(client.Unavailable, HfHubHTTPError):
+        HfApi(endpoint=server.endpoint).model_info(REPO, revision="step1")
+    assert decoders == []
 
 
 def test_words_of_a_hub_are_marked_as_its_own(server, monkeypatch):

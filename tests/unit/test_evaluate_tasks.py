@@ -214,6 +214,32 @@ def test_a_task_that_cannot_be_made_of_a_hubs_data_makes_a_refused_result(root, 
     assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
 
 
+PAIR = {"sentence1": "a b", "sentence2": "c", "label": 1, "idx": 0}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "reason"),
+    [
+        ("mrpc", [PAIR, PAIR | {"label": 0}, PAIR | {"label": 2}], "ValueError: Target is multiclass"),
+        ("mrpc", [], ""),
+        ("piqa", [], ""),
+    ],
+)
+def test_scores_that_a_hubs_data_do_not_give_make_a_refused_result(root, tmp_path, task, rows, reason):
+    """What the harness does once all documents are answered."""
+    write_suite(root, "hub", [task])
+    known = suites.load_tasks(suites.load_suite(root / "suites/suite-hub.yaml"), root / "suites")
+    columns = PAIR if task == "mrpc" else {"goal": "a", "sol1": "b", "sol2": "c", "label": 0}
+    for path in suites.document_files(known, root):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(rows or [columns])[: len(rows)].write_parquet(path)
+    results = run(root, tmp_path, suite="hub")
+    assert results["status"] == "refused"
+    assert results["reason"].startswith(f"task {task} fails on its data (datasets/")
+    assert reason in results["reason"]
+    assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
+
+
 def test_a_refused_cell_is_passed_on(root, tmp_path):
     manifests.write(tmp_path / "manifest.json", {"kind": "quantized", "status": "refused", "reason": "no such bits"})
     results = run(root, tmp_path, manifest=tmp_path / "manifest.json", model=tmp_path / "nowhere")
@@ -252,10 +278,10 @@ def test_a_model_that_fails_on_the_documents_makes_a_refused_result(root, tmp_pa
 
 
 def test_a_text_that_pythons_parser_gives_up_on_is_no_lack_of_memory():
-    task = SimpleNamespace(data=lambda root: {"test": ["a.parquet"]})
-    with pytest.raises(Refused, match=r"a\.parquet.*nested too deeply"), refusing_data("t", task):
+    tasks = {"t": SimpleNamespace(data=lambda root: {"test": ["a.parquet"]})}
+    with pytest.raises(Refused, match=r"a\.parquet.*nested too deeply"), refusing_data(tasks):
         ast.literal_eval("[" + "-" * 7000 + "1]")
-    with pytest.raises(MemoryError), refusing_data("t", task):
+    with pytest.raises(MemoryError), refusing_data(tasks):
         raise MemoryError
 
 

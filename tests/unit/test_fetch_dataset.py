@@ -7,6 +7,8 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scripts import fetch_dataset as stage
 from scripts.fetch_dataset import fetch_dataset
@@ -256,7 +258,63 @@ def test_a_long_list_is_refused(server, take, of):
     table = pyarrow.table({"choices": pyarrow.array(choices, pyarrow.struct({"text": of(pyarrow.string())}))})
     pyarrow.parquet.write_table(table, file)
     server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": file.getvalue()})
-    with pytest.raises(client.Unavailable, match="it has a list of 1001 items, and 1000 at most are read"):
+    with pytest.raises(client.Unavailable, match="it has a row whose lists have 1001 items, and 1000 at most are read"):
+        take("a/test/0000.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "items"),
+    [
+        ([[[None] * 1000] * 1000, []], pyarrow.list_(pyarrow.list_(pyarrow.null())), 1_001_000),
+        ([[{"a": {"b": 1, "c": [2, 3]}}] * 200], None, 200 * 6),
+        ([None, {"a": [[1] * 600, None, [1] * 600]}], None, 1203),
+        ([[[1] * 40] * 30], pyarrow.list_(pyarrow.list_(pyarrow.int8(), 40), 30), 1230),
+    ],
+    ids=["null", "structs", "struct", "fixed"],
+)
+def test_lists_in_lists_count_together(server, take, column, kind, items):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.array(column, kind)}), file)
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": file.getvalue()})
+    with pytest.raises(client.Unavailable, match=f"it has a row whose lists have {items} items, and 1000 at most are"):
+        take("a/test/0000.parquet")
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, database=None)
+def test_items_are_counted_as_python_would(data):
+    """Of lists, structs and null, cut out of longer columns."""
+    leaf = st.none() | st.integers(0, 9)
+    row = st.none() | st.lists(st.none() | st.fixed_dictionaries({"a": leaf, "b": st.none() | st.lists(leaf)}))
+    rows = data.draw(st.lists(row, max_size=8))
+    inner = pyarrow.struct({"a": pyarrow.int64(), "b": pyarrow.list_(pyarrow.int64())})
+    start = data.draw(st.integers(0, len(rows)))
+
+    def count(items):
+        return sum(3 + len((item or {}).get("b") or []) for item in items or [])
+
+    for of in (pyarrow.list_, pyarrow.large_list):
+        array = pyarrow.array(rows, of(inner))[start:]
+        assert stage.items_of_rows(array).tolist() == [count(items) for items in rows[start:]]
+
+
+def test_what_codes_stand_for_is_counted(server, take, monkeypatch):
+    """A schema that calls a column of codes a text makes `datasets` write the text once a row."""
+    monkeypatch.setattr(stage, "MOST_DECODED", 10**6)
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), ["a" * 2000])
+    content = with_features({"a": {"dtype": "string", "_type": "Value"}}, a=column)
+    assert len(content) < 100_000
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
+    with pytest.raises(client.Unavailable, match="it holds more than 10000000 rows or 1000000 bytes"):
+        take("a/test/0000.parquet")
+
+
+def test_nothing_counts_too(server, take, monkeypatch):
+    """Null takes no memory in a column, and some in a row."""
+    monkeypatch.setattr(stage, "MOST_DECODED", 10**6)
+    content = with_features(None, a=pyarrow.array([[None] * 900] * 200, pyarrow.list_(pyarrow.null())))
+    server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
+    with pytest.raises(client.Unavailable, match="it holds more than 10000000 rows or 1000000 bytes"):
         take("a/test/0000.parquet")
 
 
@@ -279,6 +337,7 @@ PICTURE = [{"bytes": None, "path": "/etc/passwd"}]
         ({"a": IMAGE}, {"a": PICTURE}, "a column is of type 'Image', which is more than numbers and text"),
         ({"a": {"_type": "List", "feature": IMAGE}}, {"a": [PICTURE]}, "a column is of type 'Image'"),
         ({"a": [{"b": {"_type": "Audio"}}]}, {"a": [PICTURE]}, "a column is of type 'Audio'"),
+        ({"a": {"_type": "Json"}}, {"a": ["[" * 10]}, "a column is of type 'Json'"),
         ({"a": {"_type": "Features"}}, {"a": [1]}, "a column is of type 'Features'"),
         ({"a": {"_type": "ClassLabel", "num_classes": 10**9}}, {"a": [1]}, "a column is of type 'ClassLabel'"),
         (

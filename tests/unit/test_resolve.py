@@ -334,6 +334,25 @@ def test_a_corpus_without_validation_documents_is_read_where_it_has_some(fetched
     assert later.startswith("later   checkpoints: each is fetched when its turn comes")
 
 
+def test_a_panic_in_one_check_does_not_stop_the_others(fetched, capsys, monkeypatch):
+    """Those of libraries in Rust are no Exception; which rare word makes a tokenizer panic, only it knows."""
+    plan, _, folder = fetched
+    panic = type("PanicException", (BaseException,), {})
+    made, asked = prefetch.make_requests, []
+
+    def make_requests(name, *others):
+        asked.append(name)
+        if name == "sciq":
+            raise panic("no entry found for key")
+        return made(name, *others)
+
+    monkeypatch.setattr(prefetch, "make_requests", make_requests)
+    assert not prefetch.prove(plan, folder)
+    sciq, siqa, corpus = capsys.readouterr().out.splitlines()
+    assert sciq == "failed  suite toy: task sciq: PanicException: no entry found for key"
+    assert (siqa[:2], corpus[:2]) == ("ok", "ok")
+
+
 def test_what_cannot_be_used_is_named_and_the_rest_still_proved(fetched, capsys):
     plan, root, folder = fetched
     (root / "datasets/allenai--sciq/default/train/0000.parquet").write_bytes(

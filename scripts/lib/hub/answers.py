@@ -7,6 +7,10 @@ from scripts.lib.runtime.untrusted import one_line, parse_json
 COMMIT = "^[0-9a-f]{40}\\Z"
 SIZE = {"type": "integer", "minimum": 0, "maximum": 2**53}
 
+# JSON Schema takes 3.0 for an integer; readers of sizes do not.
+_INTEGERS = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_INTEGERS)
+
 
 def _text(what: str, pattern: str) -> dict:
     return {"type": "string", "description": what, "pattern": pattern}
@@ -60,7 +64,7 @@ def read(content: bytes, schema: dict) -> dict:
         ValueError: it does not, or is no JSON; one line with the first mistake.
     """
     found = parse_json(content, "it")
-    for mistake in jsonschema.Draft202012Validator(schema).iter_errors(found):
+    for mistake in _Validator(schema).iter_errors(found):
         mistake = jsonschema.exceptions.best_match([mistake])
         where = ".".join(map(str, mistake.absolute_path))
         known = f"{mistake.instance!r} is no {mistake.schema.get('description')}"

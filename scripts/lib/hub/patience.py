@@ -35,7 +35,7 @@ FIRST_LINES = 120  # seconds until an answer's content begins
 SLOWEST, WINDOW = 10_000, 120  # bytes a second, over so many seconds
 LONGEST_HEADER = 300  # letters, of those of an error
 MOST_REDIRECTS = 5
-LONGEST_ASIDE = 2**16  # bytes that are read of the content of a redirect or an error
+LONGEST_ASIDE = 2**16  # bytes of the content of a redirect or an error, beyond which its connection is given up
 OWN = "patiently"  # marks requests whose waits are bounded there, and whose answers are checked in `client`
 OF_REVISION = "revision"  # marks requests of what a revision is, wherever they are redirected to
 TAG = re.compile(r'(W/)?"[A-Za-z0-9_-]{1,128}"')  # an ETag that is no path
@@ -80,7 +80,7 @@ def patiently(call, what: str):
             raise Unavailable(f"{what}: access is granted by its owners; ask there, then set HF_TOKEN") from error
         except RepositoryNotFoundError as error:
             raise Unavailable(f"{what}: there is no such repository, or it is private: set HF_TOKEN") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, UnicodeError) as error:
             raise Unavailable(f"{what}: the hub leads to no file ({error}); is HF_ENDPOINT right?") from error
         except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -137,7 +137,7 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
 @contextmanager
 def opened(url: str, asked: dict | None = None, headers: dict | None = None) -> Iterator[httpx.Response]:
     """The answer to a GET, not an error, its content still to be read."""
-    session, headers = get_session(), build_hf_headers() | {"Accept-Encoding": "identity"} | (headers or {})
+    session, headers = get_session(), build_hf_headers() | (headers or {})
     request = session.build_request("GET", url, params=asked, headers=headers, timeout=TIMEOUT, extensions={OWN: True})
     response = session.send(request, stream=True, follow_redirects=True)
     try:
@@ -196,8 +196,8 @@ class FastEnough(httpx.SyncByteStream):
 
     def __init__(self, response: httpx.Response):
         self.stream, self.network = response.stream, response.extensions["network_stream"]
-        aside = response.has_redirect_location or response.is_error
-        self.left = LONGEST_ASIDE if aside else math.inf  # bytes that are taken
+        self.aside = response.has_redirect_location or response.is_error
+        self.left = LONGEST_ASIDE if self.aside else math.inf  # bytes that are taken
         self.waited, self.received = 0.0, 0  # in this window
         self.network.read = self.read  # until `close`, after which the connection may bring another answer
 
@@ -215,13 +215,14 @@ class FastEnough(httpx.SyncByteStream):
             self.waited += time.monotonic() - since
 
     def __iter__(self) -> Iterator[bytes]:
-        """The chunks; of a redirect or an error only the first ones."""
+        """The chunks; none of a redirect or an error, whose headers say all."""
         for chunk in self.stream:
             self.received += len(chunk)
             self.left -= len(chunk)
             if self.left < 0:
                 return
-            yield chunk
+            if not self.aside:
+                yield chunk
 
     def close(self) -> None:
         if vars(self.network).get("read") == self.read:
@@ -232,13 +233,21 @@ class FastEnough(httpx.SyncByteStream):
 def bound(response: httpx.Response) -> None:
     """Bound how slowly an answer's content may come, and how long the library itself would sleep before it asks again.
 
+    Content is taken as it comes: packed, which nobody asked for, a small answer unpacks to any size.
+
     Raises:
         Unavailable: the hub asks for longer.
     """
     response.stream = FastEnough(response)
+    response.headers.pop("Content-Encoding", None)
     wait = asked_wait(response.headers)
     if response.is_error and not response.request.extensions.get(OWN) and wait and wait > LONGEST_WAITED:
         raise Unavailable(f"{response.request.url}: the hub asks to wait for {wait:.0f} s; run again then")
+
+
+def ask_plainly(request: httpx.Request) -> None:
+    """Ask for content that is not packed, also where a library asks otherwise."""
+    request.headers["Accept-Encoding"] = "identity"
 
 
 def keep_token(request: httpx.Request) -> None:
@@ -299,7 +308,7 @@ def bounded_client() -> httpx.Client:
     """The client of huggingface_hub, by which `datasets` reads too, within the limits of this file."""
     found = default_client_factory()
     found.timeout, found.max_redirects = TIMEOUT, MOST_REDIRECTS
-    found.event_hooks["request"] += [keep_token, mark]
+    found.event_hooks["request"] += [ask_plainly, keep_token, mark]
     found.event_hooks["response"] += [bound, require_names, require_own_pages]
     found._transport = Prompt(found._transport)  # a transport given to httpx would lose what it knows of proxies
     found._mounts = {where: way and Prompt(way) for where, way in found._mounts.items()}
