@@ -122,3 +122,14 @@ def test_files_that_hold_something_else_are_loaded_whole(tmp_path):
     with pytest.raises(NotByBlocks, match="its files do not hold model"):
         Blockwise(copy, "float32", "cpu")
     assert np.array_equal(evaluate_loss(copy, None, WINDOWS, 2, "float32", "cpu")[0], expected[0])
+
+
+@pytest.mark.parametrize("torn", [b"", b"half of it", None])
+def test_hidden_states_that_cannot_be_read_are_made_again(tmp_path, torn):
+    """As a crash of the machine leaves them; None: without what they are of."""
+    model, path = save(tmp_path / "model"), tmp_path / "hidden/text.safetensors"
+    path.parent.mkdir()
+    save_file({"other": torch.zeros(1)}, path) if torn is None else path.write_bytes(torn)
+    shared = Shared(path, "of this checkpoint")
+    evaluate_loss(model, None, WINDOWS, 2, "float32", "cpu", shared)
+    assert load_file(path)["states"].shape[:2] == WINDOWS.shape

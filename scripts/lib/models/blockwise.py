@@ -6,6 +6,7 @@ in the same batches: the numbers are the same, bit for bit.
 """
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -134,16 +135,20 @@ class Blockwise:
 
     def kept(self, path: Path, key: str):
         """Hidden states of all windows from a file, of which slices are read when they are asked for; None if they are
-        not there, or are of something else.
+        not there, are of something else, or cannot be read, as after a crash of the machine.
         """
         if not path.is_file():
             return None
-        file = safe_open(path, "pt")
-        about = file.metadata()
-        if about[KEY] != key:
+        try:
+            file = safe_open(path, "pt")
+            about, states = file.metadata() or {}, file.get_slice(STATES)
+        except SafetensorError as error:
+            logging.getLogger(__name__).warning("%s cannot be read, and is made again: %s", path, error)
+            return None
+        if about.get(KEY) != key:
             return None
         self.several = about[SEVERAL] == str(True)
-        return file.get_slice(STATES)
+        return states
 
     def _as_returned(self, states: torch.Tensor):
         return (states, None, None) if self.several else states
