@@ -84,10 +84,11 @@ def command(cluster: Cluster, tree: Path, name: str, **environment: str) -> subp
 
 
 def snapshot(tree: Path) -> dict[str, int]:
-    """Time of each finished output, by path: what is made again gets another one."""
+    """Time of each finished output, by path: what is made again gets another one. Shared hidden states are none."""
     endings = (".parquet", ".json", ".npy", ".safetensors")
     files = [path for folder in ("resources", "results") for path in (tree / folder).rglob("*")]
-    return {str(path.relative_to(tree)): path.stat().st_mtime_ns for path in files if path.suffix in endings}
+    outputs = [path for path in files if path.suffix in endings and tree / "results/hidden" not in path.parents]
+    return {str(path.relative_to(tree)): path.stat().st_mtime_ns for path in outputs}
 
 
 def submissions(said: str) -> int:
