@@ -11,6 +11,7 @@ import time
 import tokenize
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from huggingface_hub import HfApi, HfFileSystem
@@ -304,9 +305,18 @@ def test_nothing_is_unpacked(server, monkeypatch, start):
     with contextlib.suppress(client.Unavailable):
         client.describe_revision(REPO, "step1")
     server.fault("step1", raw=packed(start, bytes(10**6)))
-    with contextlib.suppress(client.Unavailable, HfHubHTTPError):
+    with contextlib.suppress(client.Unavailable, HfHubHTTPError, httpx.HTTPError):
         HfApi(endpoint=server.endpoint).model_info(REPO, revision="step1")
     assert decoders == []
+
+
+def test_warnings_that_steer_a_terminal_are_left_out(server, caplog):
+    server.add(REPO, "main", FILES)
+    start = b"HTTP/1.1 503 Busy\r\nX-HF-Warning: x; \x1b]0;OWNED\x07\x1b[2J\r\nContent-Length: 0\r\n\r\n"
+    server.fault("step1", raw=start)
+    with contextlib.suppress(client.Unavailable, HfHubHTTPError, httpx.HTTPError):
+        HfApi(endpoint=server.endpoint).model_info(REPO, revision="step1")
+    assert "OWNED" not in caplog.text
 
 
 def test_words_of_a_hub_are_marked_as_its_own(server, monkeypatch):

@@ -222,9 +222,18 @@ def of_float8(tensors: dict) -> dict:
     return tensors | {first: tensors[first].to(torch.float8_e4m3fn), second: tensors[second].bool()}
 
 
+def with_ignored_float8(tensors: dict) -> dict:
+    """Of a name that transformers does not read, but all that quantizes or averages does."""
+    return tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4).to(torch.float8_e5m2)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            with_ignored_float8,
+            "does not load: (float8_e5m2 is no type of weights .*rotary_emb|unexpected: .*rotary_emb)",
+        ),
         (lambda tensors: without_first(tensors), r"does not load: missing: \w+"),
         (lambda tensors: tensors | {"extra.weight": torch.ones(2)}, "does not load: unexpected: extra.weight"),
         (with_shape, r"does not load: mismatched: \S+ is \[3, 5\], not \[\d+"),

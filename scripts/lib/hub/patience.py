@@ -233,13 +233,15 @@ class FastEnough(httpx.SyncByteStream):
 def bound(response: httpx.Response) -> None:
     """Bound how slowly an answer's content may come, and how long the library itself would sleep before it asks again.
 
-    Content is taken as it comes: packed, which nobody asked for, a small answer unpacks to any size.
+    Content is taken as it comes: packed, which nobody asked for, a small answer unpacks to any size. What a hub says is
+    for people, with the signs that steer a terminal, is left out.
 
     Raises:
         Unavailable: the hub asks for longer.
     """
     response.stream = FastEnough(response)
-    response.headers.pop("Content-Encoding", None)
+    for name in ("Content-Encoding", "X-HF-Warning"):  # the library prints such a warning as it comes
+        response.headers.pop(name, None)
     wait = asked_wait(response.headers)
     if response.is_error and not response.request.extensions.get(OWN) and wait and wait > LONGEST_WAITED:
         raise Unavailable(f"{response.request.url}: the hub asks to wait for {wait:.0f} s; run again then")

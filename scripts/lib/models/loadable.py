@@ -116,15 +116,17 @@ def _problems(folder: Path) -> str:
 
 
 def _wrong_types(load: Callable, tensors: dict[str, torch.Tensor], model: torch.nn.Module) -> str:
-    """Which parameters transformers would make of numbers that are no weights, such as codes; buffers may be any.
+    """Which parameters transformers would make of numbers that are no weights, such as codes; buffers may be integers.
 
     Those are missing where a state is loaded without such tensors, whatever the class calls its tensors or merges.
+    Tensors of 8-bit floats are refused under any name, since torch cannot add them up, or find the largest.
     """
     others = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in WEIGHTS}
     if not others:
         return ""
     _, info = load(state_dict={name: tensors[name] for name in tensors.keys() - others.keys()})
     wrong = info["missing_keys"] & {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    wrong |= {name for name, dtype in others.items() if dtype.is_floating_point}
     kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others.values()}))
     return f"{kinds} is no type of weights (float16, bfloat16, float32 or 64): {_some(wrong)}" if wrong else ""
 

@@ -46,14 +46,14 @@ def loss_of(folder: Path, windows: np.ndarray, device: str) -> float:
     """Mean loss of a model on token windows, nats a token.
 
     Raises:
-        Refused: it is not finite, or the model does not run.
+        Refused: it is not finite or not above 0, or the model does not run.
     """
     own_code.is_trusted(folder)
     with refusing("transformers", str(folder)):
         require_fit(folder, windows.shape[1])
         loss = float(window_losses(load_dense(folder).to(device), windows).mean())
-    if not math.isfinite(loss):
-        raise Refused(f"the loss of {folder} on calibration text is not finite: leave that member out")
+    if not (math.isfinite(loss) and loss > 0):
+        raise Refused(f"the loss of {folder} on calibration text is {loss:g}: leave that member out")
     return loss
 
 
