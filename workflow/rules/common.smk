@@ -107,15 +107,15 @@ def weighing(wildcards):
     return trajectory_of(wildcards).weighing(step_of(wildcards))
 
 
-def weighing_text(wildcards):
-    """Manifest and tokens of the text that decides the weights of an average's members; none if no text does."""
-    settings = trajectory_of(wildcards).calibration
-    return token_files(wildcards, settings["corpus"], "calibration", "manifest", "tokens") if settings else []
-
-
 def weighed_by(wildcards):
-    """Settings of that text."""
+    """Settings of the text that decides the weights of an average's members; None if no text does."""
     return trajectory_of(wildcards).calibration
+
+
+def weighing_text(wildcards):
+    """Manifest and tokens of that text; none if there is none."""
+    settings = weighed_by(wildcards)
+    return token_files(wildcards, settings["corpus"], "calibration", "manifest", "tokens") if settings else []
 
 
 def own_seed(wildcards):
@@ -276,7 +276,7 @@ def recipe_file(wildcards):
 def drawn_text(wildcards):
     """Which recipe a method is, and what decides its calibration text besides: the draw, and the seed of the run."""
     method = PLAN.methods[wildcards.method]
-    run_seed = None if method.draw is None else trajectory_of(wildcards).run_seed
+    run_seed = None if method.draw is None else own_seed(wildcards)
     return {"recipe_name": method.recipe, "draw": method.draw, "run_seed": run_seed}
 
 
