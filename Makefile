@@ -2,11 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
-BY_FILE := --dist loadfile --no-loadscope-reorder
-# One thread a process, for each core has a process; files with long tests first, so that all processes end together.
-UNIT_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(BY_FILE) tests/workflow tests/unit tests/hub
-# Three at once on two cores, for the tests of Slurm mostly wait.
-WHOLE_RUNS := $(BIN)/python -m pytest -n 3 $(BY_FILE) tests/slurm tests/integration tests/benchmarks
+# One thread a process, for each core has a process and one more, because the tests of Slurm mostly wait.
+CHECKS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
 
@@ -97,12 +94,10 @@ lint: setup ## format and lint of Python, Snakemake and the workflow
 	$(BIN)/snakemake --lint
 
 test: lint ## the checks of every change
-	$(UNIT_TESTS) -m "not full"
-	$(WHOLE_RUNS) -m "not full"
+	$(CHECKS) -m "not full"
 
 test-full: lint ## all checks, the long series too
-	$(UNIT_TESTS)
-	$(WHOLE_RUNS)
+	$(CHECKS)
 
 benchmark: setup ## speed, as ratios within one run
 	$(BIN)/python -m tests.benchmarks
