@@ -7,12 +7,12 @@ CHECKS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 
 .PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
 
-setup: .venv/done ## the environment, with pip
+setup: .venv/done ## the environment, with pip; Python compiles a module when it is first imported, most never are
 
 .venv/done: envs/trajquant.lock envs/slurm.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement envs/trajquant.lock
-	$(BIN)/python -m pip install --quiet --no-deps --requirement envs/slurm.lock
+	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/trajquant.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --requirement envs/slurm.lock
 	touch $@
 
 auto-gptq: .venv-auto-gptq/done ## auto-gptq 0.7.1 in an environment of its own, for recipes and checks that need it
