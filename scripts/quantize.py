@@ -14,11 +14,11 @@ from scripts.lib.checks.gate import Gate, save_projections, summarize
 from scripts.lib.checks.layer_errors import LAYERS
 from scripts.lib.checks.sizes import model_sizes
 from scripts.lib.data.windows import draw_windows, text_seed
-from scripts.lib.models.forward import batches, logits, window_losses
+from scripts.lib.models.blockwise import FULL, NotByBlocks, Resident, mean_losses, passed
+from scripts.lib.models.forward import rows_at_once, window_losses
 from scripts.lib.models.loading import (
     all_finite,
     block_linears,
-    load_dense,
     load_empty,
     load_tokenizer,
     own_code,
@@ -109,7 +109,7 @@ def _make(model_folder, recipe, calibration, probe, saved, scratch, device, cloc
         reference = scratch / "transformed"
         with refusing(transforms().package):
             load_transform()(model_folder, recipe, calibration, reference, device)
-            gap = compare_functions(load_dense(model_folder).to(device), load_dense(reference).to(device), probe)
+            gap = compare_functions(model_folder, reference, probe, device)
         clock.lap("transform")
     with refusing(recipe["library"]):
         quantized = library(reference, recipe, calibration, device)
@@ -139,7 +139,7 @@ def save_and_run(
     if quantized.save_first:
         quantized.save(saved)
         clock.lap("save")
-    losses = quantized.losses(probe) if quantized.losses else window_losses(on_device(quantized.model, device), probe)
+    losses = quantized.losses(probe) if quantized.losses else losses_in_memory(quantized.model, probe, device)
     clock.lap("run")
     if not quantized.save_first:
         quantized.save(saved)
@@ -147,9 +147,18 @@ def save_and_run(
     return losses
 
 
-def on_device(model: torch.nn.Module, device: str) -> torch.nn.Module:
-    """A model where the job computes: some libraries leave it on the CPU, others forbid to move it from its device."""
-    return model if next(model.parameters()).device.type == device else model.to(device)
+def losses_in_memory(model: torch.nn.Module, probe: np.ndarray, device: str) -> np.ndarray:
+    """Mean losses of token windows [n, window] where the job computes: some libraries leave the model on the CPU.
+
+    From there its blocks come to a GPU one at a time. Others forbid to move it from its device.
+    """
+    if next(model.parameters()).device.type == device:
+        return window_losses(model, probe)
+    try:
+        with Resident(model, device) as resident:
+            return mean_losses(resident, resident.states(probe, rows_at_once(probe, model.config.vocab_size)), probe)
+    except NotByBlocks:
+        return window_losses(model.to(device), probe)
 
 
 def free_memory(device: str) -> None:
@@ -186,16 +195,18 @@ def check_support(model_folder: Path, recipe: dict) -> None:
 
 
 @torch.inference_mode()
-def compare_functions(source: torch.nn.Module, transformed: torch.nn.Module, probe: np.ndarray) -> float:
+def compare_functions(source: Path, transformed: Path, probe: np.ndarray, device: str) -> float:
     """Largest difference of two models' logits on token windows [n, window], relative to their standard deviation.
 
     Raises:
         Refused: it is larger than FUNCTION_TOLERANCE: the transform changed what the model computes.
     """
-    gaps = []
-    for batch in batches(probe, source):
-        before = logits(source, batch)
-        gaps.append((logits(transformed, batch) - before).abs().max() / before.std())
+    gaps, models = [], [passed(folder, FULL, device, probe) for folder in (source, transformed)]
+    tokens, size = torch.from_numpy(probe.astype(np.int64)), rows_at_once(probe, models[0][0].model.config.vocab_size)
+    for first in range(0, len(probe), size):
+        batch = slice(first, first + size)
+        before, after = (model.logits(tokens[batch].to(device), states[batch]) for model, states in models)
+        gaps.append((after - before).abs().max() / before.std())
     gap = float(torch.stack(gaps).max())  # NaN if one is
     if not gap <= FUNCTION_TOLERANCE:
         raise Refused(f"the transform changes the model's function: logits differ by {gap:.2g} standard deviations")

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from scripts.evaluate_loss import PROBE, Shared, evaluate_loss
 from scripts.lib.models import heads
-from scripts.lib.models.blockwise import Blockwise, NotByBlocks
+from scripts.lib.models.blockwise import Blockwise, NotByBlocks, Resident, mean_losses
+from scripts.lib.models.forward import ROWS, window_losses
 from scripts.lib.models.loading import load_dense
 from tests.tools import ROOT
 
@@ -75,6 +76,16 @@ def test_the_same_numbers_as_the_whole_model(tmp_path, kind, dtype):
     for batch in (slice(0, 2), slice(2, 4), slice(4, 5)):
         expected = whole(input_ids=ids[batch], use_cache=False).logits
         assert torch.equal(model.logits(ids[batch], states[batch]), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_in_memory_has_the_same_losses_by_blocks_and_is_as_it_was(tmp_path, kind):
+    model = load_dense(save(tmp_path / "model", kind))
+    expected, names = window_losses(model, WINDOWS), [name for name, _ in model.named_modules()]
+    with Resident(model, "cpu") as resident:
+        assert np.array_equal(mean_losses(resident, resident.states(WINDOWS, ROWS), WINDOWS), expected)
+    assert [name for name, _ in model.named_modules()] == names
+    assert np.array_equal(window_losses(model, WINDOWS), expected)
 
 
 def test_a_memory_below_the_size_of_the_model_is_enough(tmp_path):

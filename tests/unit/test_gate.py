@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from scripts.lib.checks import gate
 from scripts.lib.checks.gate import (
     Gate,
     Mismatch,
@@ -28,6 +27,8 @@ from scripts.lib.checks.gate import (
     project,
     save_projections,
 )
+from scripts.lib.models import blockwise
+from scripts.lib.models.blockwise import Blockwise
 from scripts.lib.models.forward import window_losses
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.loading import load_dense
@@ -337,21 +338,41 @@ def test_both_kinds_of_process_answer_alike(rounded, threads):
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 @pytest.mark.parametrize("method", ["rtn", "gptq-w3-g64"])  # dense and packed files
-def test_no_model_outlives_its_use(tiny_model, tmp_path, monkeypatch, method):
-    """Of source, quantized model in float32 and in the study's type, at most two are in memory."""
+def test_one_block_of_each_model_is_in_memory(tiny_model, tmp_path, monkeypatch, method):
+    """Of source and quantized model in float32, and of the one in the study's type, which comes after both."""
     saved = Saved(tiny_model, tmp_path, RTN if method == "rtn" else recipe(method))
-    models, alive = [], []
+    weights, alive, read = [], [], Blockwise.read
 
-    def load(*args, **kwargs):
+    def parameter(block):
+        return next(block.parameters())
+
+    def watched(model, number):
+        block = read(model, number)
         gc.collect()
-        alive.append(sum(model() is not None for model in models))
-        model = load_dense(*args, **kwargs)
-        models.append(weakref.ref(model.get_submodule("model.layers.0.mlp.up_proj")))
-        return model
+        weights[:] = [found for found in weights if found() is not None and found() is not parameter(block)]
+        weights.append(weakref.ref(parameter(block)))
+        alive.append(len(weights))
+        return block
 
-    monkeypatch.setattr(gate, "load_dense", load)
+    monkeypatch.setattr(Blockwise, "read", watched)
     assert saved.reason(dtype="bfloat16") is None
-    assert alive == [0, 1, 0]
+    assert max(alive) == 2
+    assert alive[-1] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["rtn", "gptq-w3-g64", "nf4"])
+def test_models_that_are_compared_whole_have_the_same_numbers(wide_model, tmp_path, monkeypatch, method, dtype):
+    saved = Saved(wide_model, tmp_path, RTN if method == "rtn" else recipe(method))
+    by_blocks = judge(**saved.question | {"dtype": dtype})
+    monkeypatch.setattr(blockwise, "_names_of_blocks", not_by_blocks)
+    whole = judge(**saved.question | {"dtype": dtype})
+    assert by_blocks["reason"] is None
+    assert whole == by_blocks
+
+
+def not_by_blocks(*_):
+    raise blockwise.NotByBlocks("in this test")
 
 
 def test_sorted_rows_and_steps_are_those_of_plain_sorting():

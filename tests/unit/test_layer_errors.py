@@ -41,7 +41,8 @@ def test_a_description_leaves_weights_as_they_are():
 def test_output_errors_are_gathered_only_inside_the_block():
     source, model = (nn.Sequential(nn.Linear(64, 32)).requires_grad_(False) for _ in range(2))
     inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
-    with LayerErrors(source, model, ["0"]) as errors:
+    with LayerErrors() as errors:
+        errors.watch("0", source[0], model[0])
         source(inputs)
     found = errors.of("0")["output_error"]
     moved = inputs @ (model[0].weight - source[0].weight).T

@@ -10,6 +10,7 @@ all that it needs; otherwise it starts anew, for threads of OpenMP and contexts 
 """
 
 import contextlib
+import logging
 import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -23,10 +24,11 @@ from torch import nn
 
 from scripts.lib.checks.layer_errors import LAYERS, LayerErrors, describe_layer
 from scripts.lib.checks.sizes import zstd_bits
-from scripts.lib.models.forward import window_losses
+from scripts.lib.models.blockwise import FULL, Blockwise, NotByBlocks, Whole, mean_losses, passed
+from scripts.lib.models.forward import rows_at_once
 from scripts.lib.models.grids import Grid
-from scripts.lib.models.loading import all_finite, block_linears, load_dense, quantization_of
-from scripts.lib.models.packed import Stored, describe_layers, read_layers
+from scripts.lib.models.loading import all_finite, quantization_of
+from scripts.lib.models.packed import Stored, describe_layers
 from scripts.lib.runtime.shortages import Refused, is_shortage, refusing
 
 WEIGHT_TOLERANCE = 2e-3  # of projections, relative to a row's norm: three standard errors of scales in half precision
@@ -129,7 +131,7 @@ def judge(
         windows: token windows [n, window] (npy).
         losses: mean loss of each window in memory, nats a token.
         dtype: in which the study evaluates.
-        device: where models run, one at a time.
+        device: where models run, a block at a time.
         grid: a `Grid` as a mapping.
 
     Returns:
@@ -151,41 +153,80 @@ class Mismatch(Refused):
 
 def _judge(reference, folder, expected, windows, losses, dtype, device, grid) -> tuple[list[dict], dict]:
     """Rows of the table of layers, and losses by where they were measured."""
-    source = load_dense(reference)
+    memory, question = np.mean(losses), (reference, folder, expected, windows, device, grid)
     try:
+        rows, losses = _compare(Blockwise, *question)
+    except NotByBlocks as reason:
+        logging.getLogger(__name__).info("models are compared whole: %s", reason)
+        rows, losses = _compare(Whole, *question)
+    losses = {"source": losses["source"], "memory": memory, "reloaded": losses["reloaded"]}
+    compare_losses(memory, losses["reloaded"], losses["source"], "float32")
+    if dtype != FULL:
+        losses[dtype] = mean_losses(*passed(folder, dtype, device, windows), windows).mean()
+        compare_losses(losses["reloaded"], losses[dtype], losses["source"], dtype)
+    return rows, losses
+
+
+def _compare(form, reference, folder, expected, windows, device, grid) -> tuple[list[dict], dict]:
+    """Rows of the table of layers, and the losses of source and reloaded model, both in float32.
+
+    Args:
+        form: `Blockwise`, which holds a block of each at a time, or `Whole`.
+
+    Raises:
+        NotByBlocks: only the other one will do.
+    """
+    source = form(reference, FULL, device)
+    with _reloading():
         quantization = quantization_of(folder)
         stored = describe_layers(folder, quantization) if quantization else {}
-        model = load_dense(folder, layers=read_layers(folder, quantization, device) if quantization else None)
+        model = form(folder, FULL, device)
+    compare_names(source.linears, expected, stored)
+    if source.tensors() != model.tensors():
+        raise Mismatch(f"tensors differ from the source's: {sorted(source.tensors() ^ model.tensors())[:4]}")
+    half_biases = bool(stored) and quantization["quant_method"] == "gptq"
+
+    def compare(before: nn.Module, after: nn.Module, prefix: str = "") -> None:
+        tensors = [{prefix + name: tensor for name, tensor in part.state_dict().items()} for part in (before, after)]
+        compare_tensors(*tensors, expected, half_biases, device)
+
+    if form is not Whole:
+        compare(source.model, model.model)
+    rows, size = {}, rows_at_once(windows, source.model.config.vocab_size)
+    with _reloading():
+        model.read(0)
+    passing = source.begin(windows, size), model.begin(windows, size)
+    with LayerErrors() as errors:
+        for number, name in enumerate(source.names):
+            before = source.read(number)
+            with _reloading():
+                after = model.read(number)
+            prefix = f"{name}." if name else ""
+            compare(before, after, prefix)
+            for layer in (layer for layer in expected if layer.startswith(prefix)):
+                pair = [part.get_submodule(layer.removeprefix(prefix)) for part in (before, after)]
+                weights = [linear.weight.data.to(device) for linear in pair]
+                rows[layer] = check_layer(layer, *weights, grid, stored.get(layer))
+                errors.watch(layer, *pair)
+            source.run(number, passing[0])
+            model.run(number, passing[1])
+        losses = {"source": mean_losses(source, passing[0].states, windows).mean()}
+    del source, before
+    losses["reloaded"] = mean_losses(model, passing[1].states, windows).mean()
+    return [rows[name] | errors.of(name) for name in expected], losses
+
+
+@contextlib.contextmanager
+def _reloading() -> Iterator[None]:
+    """Turn what is raised on a saved model's files into a mismatch."""
+    try:
+        yield
+    except NotByBlocks:
+        raise
     except Exception as error:
         if is_shortage(error):
             raise
         raise Mismatch(f"the saved model does not reload: {type(error).__name__}: {error}") from error
-    compare_names(block_linears(source), expected, stored)
-    half_biases = bool(stored) and quantization["quant_method"] == "gptq"
-    compare_tensors(source, model, expected, half_biases, device)
-    rows = [
-        check_layer(
-            name,
-            source.get_submodule(name).weight.data.to(device),
-            model.get_submodule(name).weight.data.to(device),
-            grid,
-            stored.get(name),
-        )
-        for name in expected
-    ]
-    source.to(device)
-    with LayerErrors(source, model, list(expected)) as errors:
-        losses = {"source": window_losses(source, windows).mean(), "memory": np.mean(losses)}
-    del source
-    losses["reloaded"] = window_losses(model.to(device), windows).mean()
-    compare_losses(losses["memory"], losses["reloaded"], losses["source"], "float32")
-    if dtype != "float32":
-        layers = {name: model.get_submodule(name).weight.data.to("cpu", getattr(torch, dtype)) for name in stored}
-        del model
-        model = load_dense(folder, dtype, layers.items()).to(device)
-        losses[dtype] = window_losses(model, windows).mean()
-        compare_losses(losses["reloaded"], losses[dtype], losses["source"], dtype)
-    return [row | errors.of(row["layer"]) for row in rows], losses
 
 
 def check_layer(name: str, source: torch.Tensor, weight: torch.Tensor, grid: Grid, stored: Stored | None) -> dict:
@@ -211,7 +252,7 @@ def check_layer(name: str, source: torch.Tensor, weight: torch.Tensor, grid: Gri
     return describe_layer(name, source, weight, grid, size, columns) | {"bits_per_weight_zstd": smaller}
 
 
-def compare_names(layers: dict, expected: dict, stored: dict) -> None:
+def compare_names(layers: set[str], expected: dict, stored: dict) -> None:
     """Check that all linear layers of the blocks are quantized, in memory and (where files pack them) in the files.
 
     Raises:
@@ -250,22 +291,23 @@ def save_projections(weights: Iterator[tuple[str, torch.Tensor]], path: Path) ->
 
 
 def compare_tensors(
-    source: nn.Module, model: nn.Module, expected: dict[str, torch.Tensor], half_biases: bool, device: str
+    before: dict[str, torch.Tensor],
+    after: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    half_biases: bool,
+    device: str,
 ) -> None:
-    """Compare all tensors of a reloaded model: quantized ones with their projections, all others with the source.
+    """Compare tensors of a reloaded model: quantized ones with their projections, all others with the source.
 
     Args:
-        source, model: the unquantized and the reloaded model, both dense, in float32.
+        before, after: the same tensors of the unquantized and of the reloaded model, dense, in float32, by name.
         expected: projections of the quantized layers.
         half_biases: whether the files keep the biases of quantized layers in half precision.
         device: where they are compared, one at a time.
 
     Raises:
-        Mismatch: a tensor is missing, is not finite, or differs; or a layer was left as it was.
+        Mismatch: a tensor is not finite, or differs; or a layer was left as it was.
     """
-    before, after = source.state_dict(), model.state_dict()
-    if set(before) != set(after):
-        raise Mismatch(f"tensors differ from the source's: {sorted(set(before) ^ set(after))[:4]}")
     for name in after:
         tensor, original = after[name].to(device), before[name].to(device)
         if not all_finite(tensor):

@@ -27,19 +27,15 @@ class LayerErrors:
     `output_error` is |X (W_q - W)^T| / |X W^T| in the Frobenius norm, for the inputs X of the unquantized model: the
     Hessian-weighted error tr(D H D^T) / tr(W H W^T) of D = W_q - W with H = X^T X, and its square root.
 
-    Both models are looked at only inside the `with` block: nothing keeps them alive after it.
-
-    Args:
-        source, model: the unquantized and the quantized model, both dense.
-        names: the quantized layers.
+    Models are looked at only inside the `with` block: nothing keeps them alive after it.
     """
 
-    def __init__(self, source: nn.Module, model: nn.Module, names: list[str]):
-        self.sums = {name: [0.0, 0.0] for name in names}
-        self.handles = [
-            source.get_submodule(name).register_forward_hook(self._hook(name, model.get_submodule(name)))
-            for name in names
-        ]
+    def __init__(self):
+        self.sums, self.handles = {}, []
+
+    def watch(self, name: str, source: nn.Linear, quantized: nn.Linear) -> None:
+        """Gather the errors of a layer from now on: source and quantized layer, both dense."""
+        self.handles.append(source.register_forward_hook(self._hook(name, quantized)))
 
     def __enter__(self) -> "LayerErrors":
         return self
@@ -49,6 +45,8 @@ class LayerErrors:
             handle.remove()
 
     def _hook(self, name: str, quantized: nn.Linear):
+        self.sums[name] = [0.0, 0.0]
+
         def add(layer: nn.Linear, inputs: tuple, output: torch.Tensor) -> None:
             difference = quantized.weight.to(layer.weight) - layer.weight
             output = output if layer.bias is None else output - layer.bias

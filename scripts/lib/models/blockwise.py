@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scripts.lib.models import heads, packed
-from scripts.lib.models.loading import decoder_blocks, is_empty_bias, load_empty, load_outer, quantization_of
+from scripts.lib.models.forward import batch_losses, halving, rows_at_once
+from scripts.lib.models.loading import (
+    block_linears,
+    decoder_blocks,
+    is_empty_bias,
+    load_dense,
+    load_empty,
+    load_outer,
+    quantization_of,
+)
 from scripts.lib.runtime.devices import has_room
 from scripts.lib.runtime.logs import Progress
 
@@ -60,28 +70,47 @@ class _Reached(Exception):
     """A pass through a model has come to where it was to end."""
 
 
+class Passing(NamedTuple):
+    """Token windows on their way through a model.
+
+    states: hidden states [n, window, width], which each block changes.
+    given: what a block is given besides, by the windows of a batch and the number of the block: args, kwargs.
+    batches: places of the windows that pass at once.
+    """
+
+    states: torch.Tensor
+    given: dict[tuple[int, int], tuple]
+    batches: list[slice]
+
+
 class Blockwise:
     """A model of which embedding, last norm and head are in memory, and one block at a time.
 
+    names: of its blocks. linears: names of the linear layers in them.
+
     Args:
         folder: Hugging Face model folder, in any format that `load_dense` reads.
-        dtype: of the weights; in half precision final norm and head are in float32.
+        dtype: of the weights.
         device: where it runs.
+        exact_head: whether in half precision final norm and head are in float32.
 
     Raises:
         NotByBlocks: its blocks cannot be told in its files.
         ValueError: as `load_dense`.
     """
 
-    def __init__(self, folder: Path, dtype: str, device: str):
+    def __init__(self, folder: Path, dtype: str, device: str, exact_head: bool = True):
         self.folder, self.dtype, self.device = folder, getattr(torch, dtype), device
-        self.names = _names_of_blocks(folder, dtype)
-        self.model = load_outer(folder, dtype, Place).to(device)
-        self.places = [self.model.get_submodule(name) for name in self.names]
-        self.several = False  # whether a block returns several things, of which the first is its states
-        self.ready = dtype == FULL
+        empty = load_empty(folder)
+        self.names, self.linears = _names_of_blocks(empty, folder, dtype), set(block_linears(empty))
+        self._take(load_outer(folder, empty, dtype, Place).to(device), dtype == FULL or not exact_head)
 
-    @torch.inference_mode()
+    def _take(self, model: nn.Module, ready: bool) -> None:
+        """Have a model in which places stand for blocks; `ready`: its head is as it is to be."""
+        self.model, self.ready = model, ready
+        self.places = [model.get_submodule(name) for name in self.names]
+        self.several = False  # whether a block returns several things, of which the first is its states
+
     def states(self, windows: np.ndarray, batch_size: int) -> torch.Tensor:
         """Output of the last block on token windows [n, window]: [n, window, width], in the weights' dtype.
 
@@ -90,23 +119,41 @@ class Blockwise:
         Raises:
             NotByBlocks: the model does more than to pass states from block to block.
         """
+        passing = self.begin(windows, batch_size)
+        progress = Progress(len(self.places), "blocks")
+        for number in range(len(self.places)):
+            self.run(number, passing)
+            progress.update(number + 1)
+        return passing.states
+
+    @torch.inference_mode()
+    def begin(self, windows: np.ndarray, batch_size: int) -> Passing:
+        """Token windows [n, window] as the first block gets them.
+
+        Raises:
+            NotByBlocks: as `states`.
+        """
         batches = list(_batches(windows, batch_size))
         if batches:
             self._learn_form(windows[:1, :PROBE])
-        states, given = self._embed(windows, batches)
-        progress = Progress(len(self.places), "blocks")
-        for place in self.places:
-            block = self._read(place)
-            for batch in batches:
-                args, kwargs = given[batch.stop - batch.start, place.number]
-                output = block(states[batch].to(self.device), *args, **kwargs)
-                output = output[0] if self.several else output
-                if output.dtype != states.dtype or output.shape != states[batch].shape:
-                    raise NotByBlocks("a block's states are of another type or shape than those it is given")
-                states[batch] = output
-            block.to("meta")
-            progress.update(place.number + 1)
-        return states
+        return Passing(*self._embed(windows, batches), batches)
+
+    @torch.inference_mode()
+    def run(self, number: int, passing: Passing) -> None:
+        """Pass windows through a block, which is read if it is not there yet, and is gone afterwards.
+
+        Raises:
+            NotByBlocks: as `states`.
+        """
+        block, states = self.read(number), passing.states
+        for batch in passing.batches:
+            args, kwargs = passing.given[batch.stop - batch.start, number]
+            output = block(states[batch].to(self.device), *args, **kwargs)
+            output = output[0] if self.several else output
+            if output.dtype != states.dtype or output.shape != states[batch].shape:
+                raise NotByBlocks("a block's states are of another type or shape than those it is given")
+            states[batch] = output
+        self._leave(block)
 
     @torch.inference_mode()
     def logits(self, ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -161,8 +208,7 @@ class Blockwise:
         """See whether a block returns one thing or several, on a few tokens."""
 
         def run(place: Place, states: torch.Tensor, given: tuple):
-            self.several = not torch.is_tensor(self._read(place)(states, *given[0], **given[1]))
-            place.block.to("meta")
+            self.several = not torch.is_tensor(self.read(place.number)(states, *given[0], **given[1]))
             raise _Reached
 
         self._pass(_ids(windows, self.device), run)
@@ -201,11 +247,23 @@ class Blockwise:
         with contextlib.suppress(_Reached):
             self.model(input_ids=ids, use_cache=False)
 
-    def _read(self, place: Place) -> nn.Module:
-        """A block with its weights, on the device."""
-        prefix = f"{self.names[place.number]}."
-        quantization, state = quantization_of(self.folder), {}
+    def tensors(self) -> set[str]:
+        """Names of all tensors of the model."""
+        inside = {f"{self.names[place.number]}.{name}" for place in self.places for name in place.block.state_dict()}
+        return set(self.model.state_dict()) | inside
+
+    @torch.inference_mode(False)
+    def read(self, number: int) -> nn.Module:
+        """A block with its weights, on the device.
+
+        Raises:
+            ValueError: as `load_dense`.
+        """
+        place, prefix = self.places[number], f"{self.names[number]}."
         known = place.block.state_dict()
+        if known and not any(tensor.is_meta for tensor in known.values()):
+            return place.block
+        quantization, state = quantization_of(self.folder), {}
         for name, tensor in packed.read_dense(self.folder, quantization, self.device, prefix):
             if (inner := name.removeprefix(prefix)) in known:
                 state[inner] = tensor.to(self.dtype).to(self.device)
@@ -214,14 +272,110 @@ class Blockwise:
         place.block.load_state_dict(state, assign=True)
         return place.block.eval().requires_grad_(False)
 
+    def _leave(self, block: nn.Module) -> None:
+        block.to("meta")
 
-def _names_of_blocks(folder: Path, dtype: str) -> list[str]:
-    """Names of a model's decoder blocks.
+
+class Resident(Blockwise):
+    """A model in the host's memory, whose blocks come to the device one at a time; on leaving it is as it was.
+
+    Raises:
+        NotByBlocks: it has no list of blocks.
+    """
+
+    def __init__(self, model: nn.Module, device: str):
+        try:
+            self.blocks = decoder_blocks(model)
+        except ValueError as error:
+            raise NotByBlocks(str(error)) from None
+        self.names, self.device = list(self.blocks), device
+        for number, (name, block) in enumerate(self.blocks.items()):
+            model.set_submodule(name, Place(block, number))
+        self._take(model.to(device), ready=True)
+
+    def __enter__(self) -> "Resident":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name, block in self.blocks.items():
+            self.model.set_submodule(name, block)
+        self.model.to("cpu")
+
+    def read(self, number: int) -> nn.Module:
+        """A block on the device."""
+        return self.places[number].block.to(self.device)
+
+    def _leave(self, block: nn.Module) -> None:
+        block.to("cpu")
+
+
+class Whole:
+    """A model that cannot be run block by block, used as `Blockwise` is: all of it is one block.
+
+    Args:
+        folder, dtype: as of `load_dense`.
+        device: to which it comes when it runs.
+    """
+
+    def __init__(self, folder: Path, dtype: str, device: str):
+        quantization, self.device = quantization_of(folder), device
+        layers = packed.read_layers(folder, quantization, device) if quantization else None
+        self.names, self.model = [""], load_dense(folder, dtype, layers)
+        self.linears = set(block_linears(self.model))
+
+    def tensors(self) -> set[str]:
+        """Names of all tensors of the model."""
+        return set(self.model.state_dict())
+
+    def read(self, number: int) -> nn.Module:
+        """The model, wherever it is."""
+        return self.model
+
+    def begin(self, windows: np.ndarray, batch_size: int) -> Passing:
+        """Nothing passes before there are to be logits."""
+        return Passing(torch.empty(len(windows), 0), {}, [])
+
+    def run(self, number: int, passing: Passing) -> None:
+        """Nothing, too."""
+
+    @torch.inference_mode()
+    def logits(self, ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Logits [n, window, vocabulary] of windows [n, window]."""
+        return self.model.to(self.device)(input_ids=ids, use_cache=False).logits
+
+
+def passed(folder: Path, dtype: str, device: str, windows: np.ndarray) -> tuple[Blockwise | Whole, torch.Tensor]:
+    """A model, by blocks or else whole, and its hidden states of token windows [n, window]; with its head as it is."""
+    try:
+        model = Blockwise(folder, dtype, device, exact_head=False)
+        return model, model.states(windows, rows_at_once(windows, model.model.config.vocab_size))
+    except NotByBlocks as reason:
+        logging.getLogger(__name__).info("%s is loaded whole: %s", folder, reason)
+    model = Whole(folder, dtype, device)
+    return model, model.begin(windows, 1).states
+
+
+def mean_losses(model: Blockwise | Whole, states: torch.Tensor, windows: np.ndarray) -> np.ndarray:
+    """As `forward.window_losses` of a model, whose hidden states of the windows are these."""
+    tokens = torch.from_numpy(windows.astype(np.int64))
+
+    def measure(rows: torch.Tensor) -> torch.Tensor:
+        batch = slice(int(rows[0]), int(rows[-1]) + 1)
+        ids = tokens[batch].to(model.device)
+        return batch_losses(model.logits(ids, states[batch]).float(), ids)
+
+    rows = torch.arange(len(windows)).split(rows_at_once(windows, model.model.config.vocab_size))
+    with torch.inference_mode():
+        return torch.cat([loss for part in rows for loss in halving(measure, part)]).numpy()
+
+
+def _names_of_blocks(model: nn.Module, folder: Path, dtype: str) -> list[str]:
+    """Names of the decoder blocks of a model, here without its weights.
 
     Raises:
         NotByBlocks: it has none; or its files do not hold what is in them, and nothing else, under the same names.
     """
-    model, quantization = load_empty(folder), quantization_of(folder)
+    quantization = quantization_of(folder)
     if dtype != FULL and (model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict):
         raise NotByBlocks(f"{type(model).__name__} keeps some weights in float32")
     try:

@@ -16,9 +16,14 @@ LOGITS = 2**28  # values a pass at most: 1 GiB in float32
 def batches(windows: np.ndarray, model: nn.Module) -> Iterator[torch.Tensor]:
     """Token windows [n, window], a few at a time, on the device of a model: [rows, window], int64."""
     device = next(model.parameters()).device
-    rows = max(1, LOGITS // (windows.shape[1] * model.config.vocab_size))
-    for batch in torch.from_numpy(windows.astype(np.int64)).split(min(rows, ROWS)):
+    rows = rows_at_once(windows, model.config.vocab_size)
+    for batch in torch.from_numpy(windows.astype(np.int64)).split(rows):
         yield batch.to(device)
+
+
+def rows_at_once(windows: np.ndarray, vocabulary: int) -> int:
+    """How many token windows of [n, window] pass a model at once."""
+    return min(max(1, LOGITS // (windows.shape[1] * vocabulary)), ROWS)
 
 
 def halving(measure: Callable, batch: torch.Tensor) -> list:
@@ -53,10 +58,15 @@ def window_losses(model: nn.Module, windows: np.ndarray) -> np.ndarray:
     """Mean loss of each token window [n, window] under a model, nats a token: [n], float64."""
 
     def measure(batch: torch.Tensor) -> torch.Tensor:
-        losses = [  # row by row: all at once takes a CPU six times as long
-            nn.functional.cross_entropy(scores[:-1], ids[1:], reduction="none").double().mean()
-            for scores, ids in zip(logits(model, batch), batch, strict=True)
-        ]
-        return torch.stack(losses).cpu()
+        return batch_losses(logits(model, batch), batch)
 
     return torch.cat([loss for batch in batches(windows, model) for loss in halving(measure, batch)]).numpy()
+
+
+def batch_losses(scores: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """Mean loss of each window of a batch [rows, window] by its logits, nats a token: [rows], float64, on the CPU."""
+    losses = [  # row by row: all at once takes a CPU six times as long
+        nn.functional.cross_entropy(row[:-1], ids[1:], reduction="none").double().mean()
+        for row, ids in zip(scores, batch, strict=True)
+    ]
+    return torch.stack(losses).cpu()

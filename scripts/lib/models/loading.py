@@ -47,16 +47,19 @@ def load_dense(
     return _cleanly_loaded(folder, model, info)
 
 
-def load_outer(folder: Path | str, dtype: str, stand_in: Callable[[nn.Module, int], nn.Module]) -> nn.Module:
+def load_outer(
+    folder: Path | str, empty: nn.Module, dtype: str, stand_in: Callable[[nn.Module, int], nn.Module]
+) -> nn.Module:
     """A dense model as of `load_dense`, but for its decoder blocks, which are neither read nor in it.
 
     Args:
+        empty: the model without its weights.
         stand_in: makes of a block without weights, and its number, the module that is put where it was.
 
     Raises:
         ValueError: as `load_dense`, of all but the blocks.
     """
-    empty, quantization = load_empty(folder), quantization_of(folder)
+    quantization = quantization_of(folder)
     prefixes = tuple(f"{name}." for name in decoder_blocks(empty))
 
     class Outer(type(empty)):

@@ -84,8 +84,13 @@ def read_layers(
     Raises:
         ValueError: the format is unknown, or a part of a layer is missing; the message names it.
     """
+    yield from _layers(folder, _places(folder, prefix), quantization, device)
+
+
+def _layers(
+    folder: Path | str, where: dict[str, safe_open], quantization: dict, device: str
+) -> Iterator[tuple[str, torch.Tensor]]:
     name = format_of(quantization)
-    where = _places(folder, prefix)
     for layer, endings in _group(where, PARTS[name]).items():
         parts = {end: where[f"{layer}.{end}"].get_tensor(f"{layer}.{end}").to(device) for end in endings}
         try:
@@ -115,7 +120,10 @@ def read_others(folder: Path | str, quantization: dict, prefix: str = "") -> Ite
     Args:
         prefix: only tensors whose names begin so.
     """
-    where = _places(folder, prefix)
+    yield from _others(_places(folder, prefix), quantization)
+
+
+def _others(where: dict[str, safe_open], quantization: dict) -> Iterator[tuple[str, torch.Tensor]]:
     taken = _tensors_of(_group(where, PARTS[format_of(quantization)]))
     for name, file in where.items():
         if name not in taken:
@@ -143,8 +151,9 @@ def read_dense(
     if quantization is None:
         yield from read_tensors(folder, prefix)
         return
-    yield from read_others(folder, quantization, prefix)
-    for layer, weight in read_layers(folder, quantization, device, prefix):
+    where = _places(folder, prefix)
+    yield from _others(where, quantization)
+    for layer, weight in _layers(folder, where, quantization, device):
         yield f"{layer}.weight", weight
 
 
