@@ -30,10 +30,10 @@ def plan(tmp_path):
     for path in Path("config/claims").glob("*.yaml"):
         (tmp_path / "claims" / path.name).write_text(path.read_text())
 
-    def make(*listed, methods=("rtn-w3-g32", "gptq-w3-g32"), loss=("smoke",)):
+    def make(*listed, methods=("rtn-w3-g32", "gptq-w3-g32"), loss=("smoke",), runs=("smoke",)):
         config = read_yaml("config/default.yaml")
         update_config(config, read_yaml("config/studies/smoke.yaml"))
-        block = {"trajectories": ["smoke"], "methods": list(methods), "loss": list(loss)}
+        block = {"trajectories": list(runs), "methods": list(methods), "loss": list(loss)}
         config["study"] = {"name": "made-up", "title": "made up", "claims": list(listed), "cells": [block]}
         return make_plan(config, tmp_path)
 
@@ -55,8 +55,8 @@ def test_every_claim_that_is_shipped_is_valid_and_says_whose_it_is(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_claim_that_is_shipped_can_be_listed(plan, name):
-    methods = ("gptq-w3-g32", "rtn-w3-g32", "rtn-w6-g64", "rtn-w8-channel")
-    made = plan(name, methods=methods)
+    methods = ("gptq-w3-g32", "rtn-w3-g32", "rtn-w2-g32", "rtn-w6-g64", "rtn-w8-channel")
+    made = plan(name, methods=methods, runs=("smoke", "cosine"))
     assert made.claims[name]["method"] in methods
     assert made.claims[name]["dataset"] == "smoke"
 
@@ -160,6 +160,10 @@ def test_gptq_is_compared_with_round_to_nearest_of_its_grid(name):
         (
             {"compare": {"what": "axis", "axis": "schedule.peek", "at": "stable", "equal": "tokens", "distance": 0.1}},
             "there is no setting of a run `schedule.peek`; did you mean `schedule.peak`",
+        ),
+        (
+            {"compare": {"what": "setting", "setting": "optimiser", "value": "muon", "than": "adamw", "distance": 0}},
+            "compare.setting: there is no setting of a run `optimiser`",
         ),
         ({"measure": "gain_kept"}, "`measure`: 'gain_kept' is not one of kl, penalty"),
         ({"direction": "up"}, "`direction`: 'up' is not one of higher, lower, equal"),

@@ -243,6 +243,40 @@ def test_the_length_of_decays_is_an_axis():
     assert (pair.row, pair.x, pair.reference, pair.reference_x) == (long, 1000, short, 200)
 
 
+def test_where_nothing_is_equal_tokens_move_along():
+    compare = {"what": "axis", "axis": "schedule.end", "at": "decay_end", "equal": "nothing", "per": "doubling"}
+    ends = [
+        place(f"{end}-{seed}", end, "decay", start=50, seed=seed, settings={"schedule.end": end, "seed": seed})
+        for seed in (1, 2)
+        for end in (1000, 2000, 4000)
+    ]
+    found = select(compare, ends)
+    assert names(found) == [(f"{end}-{seed}", f"1000-{seed}") for seed in (1, 2) for end in (2000, 4000)]
+    assert [(pair.x, pair.reference_x) for pair in found.pairs[:2]] == [(2000, 1000), (4000, 1000)]
+
+
+def test_a_setting_is_compared_with_what_goes_with_it():
+    compare = {"what": "setting", "setting": "optimizer.name", "value": "muon", "than": "adamw", "distance": 0.01}
+
+    def ends(name: str, **settings) -> list[Place]:
+        return [
+            dataclasses.replace(point, settings=point.settings | {"optimizer.name": name} | settings)
+            for point in run(name=name)
+        ]
+
+    adamw, muon = ends("adamw"), ends("muon", **{"optimizer.momentum": 0.95})
+    assert names(select(compare, adamw + muon)) == [
+        (f"muon-cooldown-{step}", f"adamw-cooldown-{step}") for step in (1400, 2400)
+    ]
+    other = ends("muon", **{"optimizer.momentum": 0.95, "optimizer.beta1": 0.8})
+    mine = [dataclasses.replace(point, settings=point.settings | {"optimizer.beta1": 0.9}) for point in adamw]
+    assert reasons(select(compare, mine + other)) == " ".join(
+        f"no decay with adamw for optimizer.name, all else equal, ends within 1 % of step {step}"
+        for step in (1400, 2400)
+    )
+    assert reasons(select(compare, adamw)) == "it has no decay that ends with muon for optimizer.name"
+
+
 def test_tokens_need_equally_long_cooldowns_of_one_settled_trunk():
     compare = {"what": "axis", "axis": "tokens", "at": "decay_end"}
     found = select(compare, run() + run(2))

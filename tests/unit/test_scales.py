@@ -18,7 +18,8 @@ STUDIES = {
     "decay-length": {"long-decay-lowers": 15, "decay-raises": 18},
     "peak-rate": {"peak-lowers": 9},
     "weight-decay": {"weight-decay-lowers": 9},
-    "cosine-vs-wsd": {"rate-not-tokens": 12, "tokens-raise": 12},
+    "cosine-vs-wsd": {"cosine-grows": 6, "rate-not-tokens": 12, "tokens-raise": 12, "undertrained-breaks": 12},
+    "optimizer": {"muon-lowers": 3, "decay-raises": 6},
     "averaging": {
         "lawa-lowers": 9,
         "lawa-beats-cooldown": 9,
@@ -52,7 +53,7 @@ def test_a_study_compares_three_seeds_at_every_scale(study, scale):
 
 
 @pytest.mark.parametrize("scale", [None, *SCALES])
-@pytest.mark.parametrize("study", ["decay-any-time", "peak-rate", "weight-decay", "averaging"])
+@pytest.mark.parametrize("study", ["decay-any-time", "peak-rate", "weight-decay", "averaging", "optimizer"])
 def test_weights_have_settled_where_they_are_measured(study, scale):
     plan = load_plan(study, *scale_files(scale))
     for place in places(plan.circumstances(), plan.lineage()):

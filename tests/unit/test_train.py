@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 from scripts import train as stage
 from scripts.lib.models.optimizers import muon_and_adamw
 from scripts.lib.runtime import manifests
+from scripts.lib.study.plan import load_plan
 from scripts.train import OrderedWindows, build_model, train
 
 RUN = {
@@ -256,6 +257,17 @@ def test_a_run_that_diverges_is_refused_and_so_is_what_goes_on_from_it(link):
     second = link("second", 12, 14, [14], parent=first, run=wild)
     assert manifests.read(second / "refused.json") == marker
     assert not list(second.glob("step-*"))
+
+
+def test_both_optimizers_of_the_study_train_its_model_at_its_rate(link):
+    plan = load_plan("optimizer")
+    for name in ("trunk-seed1", "muon-seed1"):
+        run = plan.trajectories[name].shaping | {"window": 16, "batch_size": 4}
+        run["schedule"] = run["schedule"] | {"warmup": 2}
+        log = polars.read_parquet(link(name, 0, 10, [10], run=run) / "log.parquet")
+        assert len(log) == 10
+        assert log["loss"].is_finite().all()
+        assert log["weight_norm"].n_unique() == 10
 
 
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else():

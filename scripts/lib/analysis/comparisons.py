@@ -74,6 +74,8 @@ def select(compare: dict, found: list[Place], losses: Losses | None = None) -> S
             return _stages(found, compare["stage"])
         case "method":
             return Selection([Pair(place, place) for place in found])
+        case "setting":
+            return _settings(found, compare)
     return _tokens(found, compare["at"]) if compare["axis"] == TOKENS else _axis(found, compare, losses)
 
 
@@ -166,7 +168,37 @@ def _stages(found: list[Place], stage: str) -> Selection:
     return selection
 
 
-# --- along an axis ---------------------------------------------------------------------------------------------------
+# --- along a setting or an axis --------------------------------------------------------------------------------------
+
+
+def _settings(found: list[Place], compare: dict) -> Selection:
+    """Runs whose setting has one value against those where it has another, after the same tokens, all else equal.
+
+    What only one of the two has in the same section goes with the value, such as the momentum of an optimizer.
+    """
+    selection, key, distance = Selection(), compare["setting"], compare["distance"]
+    section = f"{key.rpartition('.')[0]}."
+    fitting = [place for place in found if place.trained and place.ends_decay]
+    ours, others = (
+        [place for place in fitting if place.settings.get(key) == compare[which]] for which in ("value", "than")
+    )
+    for place in ours:
+        candidates = [
+            other
+            for other in others
+            if all(
+                moved.startswith(section) and (moved not in place.settings or moved not in other.settings)
+                for moved in differences(place, other, but=(key,))
+            )
+        ]
+        near = list(_equal([place], candidates, TOKENS, distance, None))
+        selection.pairs += [Pair(row, other) for row, other in near]
+        if not near:
+            what = f"no decay with {compare['than']} for {key}, all else equal, ends {_within(place, distance)}"
+            selection.absent.append((place.trajectory, what))
+    if not ours:
+        selection.absent.append(("the study", f"it has no decay that ends with {compare['value']} for {key}"))
+    return selection
 
 
 def _tokens(found: list[Place], at: str) -> Selection:
@@ -203,7 +235,7 @@ def _why_not_tokens(points: list[Place], at: str) -> str:
 
 def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection:
     """Higher values of a coordinate against the lowest one, all else equal."""
-    axis, distance = compare["axis"], compare["distance"]
+    axis, distance = compare["axis"], compare.get("distance", 0)
     moves = OF_THE_DECAY if axis == DECAY_LENGTH else (axis,)
     selection, groups = Selection(), defaultdict(lambda: defaultdict(list))
     trained = [place for place in found if place.trained]
@@ -231,8 +263,11 @@ def _axis(found: list[Place], compare: dict, losses: Losses | None) -> Selection
 
 
 def _equal(rows: list[Place], others: list[Place], equal: str, distance: float, losses: Losses | None) -> Iterator:
-    """Each row with its nearest reference in tokens or loss, if near enough; all with all while no loss is known."""
-    if equal == "baseline" and losses is None:
+    """Each row with its nearest reference in tokens or loss, if near enough.
+
+    All with all where nothing has to be equal, or while no loss is known.
+    """
+    if equal == "nothing" or (equal == "baseline" and losses is None):
         yield from ((row, other) for row in rows for other in others)
         return
 

@@ -33,7 +33,7 @@ def add_claims(plan) -> None:
             claim = load_named(plan.folder / "claims", "claim", name)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        _check_axis(claim["compare"], plan, f"{where}: {plan.folder}/claims/{name}.yaml, compare.axis")
+        _check_axis(claim["compare"], plan, f"{where}: {plan.folder}/claims/{name}.yaml, compare")
         if name in plan.claims:
             raise ConfigError(f"{where}: claim `{name}` is listed twice; list it once")
         if not corpora:
@@ -50,15 +50,18 @@ def add_claims(plan) -> None:
 
 
 def _check_axis(compare: dict, plan, where: str) -> None:
-    """Raise ConfigError unless the study's runs have such an axis, and it says what else is equal but for `tokens`."""
-    if compare["what"] != "axis":
+    """Raise ConfigError unless runs have such an axis or setting, and an axis but `tokens` says what else is equal."""
+    if compare["what"] not in ("axis", "setting"):
         return
-    axis, given = compare["axis"], [key for key in ("equal", "distance") if key in compare]
     known = {key for run in plan.trajectories.values() for key in run.settings}
+    if compare["what"] == "setting":
+        require_name(compare["setting"], known, "setting of a run", f"{where}.setting")
+        return
+    where, axis, given = f"{where}.axis", compare["axis"], [key for key in ("equal", "distance") if key in compare]
     require_name(axis, {*known, *DERIVED}, "setting of a run", where)
     if axis == "tokens" and given:
         raise ConfigError(f"{where}: nothing else is equal along `tokens`; remove `{given[0]}`")
-    if axis != "tokens" and len(given) < 2:
+    if axis != "tokens" and len(given) < 2 and compare.get("equal") != "nothing":
         raise ConfigError(f"{where}: `{axis}` needs `equal` and `distance` beside it; add them")
 
 

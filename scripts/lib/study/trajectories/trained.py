@@ -136,6 +136,7 @@ class Trained(Trajectory):
     @property
     def settings(self) -> dict[str, str | int | float | bool]:
         own = {key: getattr(self, key) for key in (*INHERITED, "schedule")} | {"model": self.shape}
+        own["optimizer"] = {"name": "adamw"} | self.optimizer
         if self.data_seed is None:
             own["data_seed"] = self.seed
         return scalars(own | ({"branch": {"step": self.start}} if self.parent else {}))
