@@ -5,7 +5,6 @@ From there `make redraw STUDY=X` makes verdicts, figures and report again, witho
 
 import os
 import platform
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from scripts.commands.report import arguments, lacking
 from scripts.lib.report import published
 from scripts.lib.report.numbers import DASH, effect, smallest
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.clone import commit
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.study.plan import Plan, load_plan
 from scripts.tabulate import tabulate
@@ -76,17 +76,6 @@ def about_study(plan: Plan) -> dict:
         "commit": commit(),
         "machine": machine() | {"threads": plan.config["compute"]["threads"]},
     }
-
-
-def commit() -> str | None:
-    """The commit of this clone, with `, changed` if its files are not those of that commit; None outside of git."""
-    said = [
-        subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-        for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-    ]
-    if any(done.returncode for done in said):
-        return None
-    return said[0].stdout.strip() + (", changed" if said[1].stdout.strip() else "")
 
 
 def machine() -> dict:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts.lib.models import own_code
-from scripts.lib.models.folders import weight_files
+from scripts.lib.models.folders import INDEX, weight_files
 from scripts.lib.models.grids import Grid
 from scripts.lib.models.packed import PLANES
 from scripts.quantizers import Quantized
@@ -96,7 +96,7 @@ def rename_head(folder: Path) -> None:
     for file in weight_files(folder):
         tensors = load_file(file)
         save_file({names.get(name, name): tensor for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         content = json.loads(index.read_text())
         content["weight_map"] = {names.get(name, name): file for name, file in content["weight_map"].items()}

@@ -30,6 +30,10 @@ from scripts.train import OrderedWindows, build_model, train
 
 SMALL = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
 LARGER = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8}
+MEMORY_SIZES = {  # weights in millions: shape
+    40: {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12, "num_attention_heads": 8},
+    200: {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 15, "num_attention_heads": 16},
+}
 HUNDRED_MILLION = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14, "num_attention_heads": 12}
 VOCABULARY, WINDOW, BATCH = 2048, 128, 32
 STAGES = {
@@ -51,10 +55,10 @@ def seconds(work) -> float:
     return time.process_time() - start
 
 
-def model_folder(folder: Path, shape: dict, tokenizer: Path) -> Path:
+def model_folder(folder: Path, shape: dict, tokenizer: Path, dtype: torch.dtype = torch.float32) -> Path:
     """A random Llama of the given shape, saved with a tokenizer."""
     torch.manual_seed(0)
-    build_model({"architecture": "llama", **shape}, VOCABULARY, WINDOW, 0).save_pretrained(folder)
+    build_model({"architecture": "llama", **shape}, VOCABULARY, WINDOW, 0).to(dtype).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     return folder
 
@@ -200,6 +204,26 @@ assert result["status"] == "ok", result["reason"]
 found = dict(seconds=result["seconds"], forward=forward, base=base, memory=peaks.own, gate_memory=peaks.children)
 print("RESULT" + json.dumps(found))
 """
+
+
+def memory_of_stages(folder: Path, dtype: str, warm: Path) -> dict[str, float]:
+    """Peak anonymous memory of stages in bytes a weight of the model, beside what they hold after imports and a run.
+
+    quantize: round-to-nearest, in the process that makes it; gate: in the one that checks it; loss: of the result with
+    its baseline; tasks: of the result as that stage loads it, with a forward pass. Each in a process of its own.
+
+    Args:
+        folder: the model.
+        dtype: in which the study evaluates.
+        warm: a tiny model, run first.
+    """
+    found, weights = {}, count_parameters(folder)
+    with tempfile.TemporaryDirectory() as place:
+        for part in ("quantize", "loss", "tasks"):
+            command = [sys.executable, "-m", "tests.benchmarks.memory", part, folder, dtype, warm, place]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found |= json.loads(done.stdout.rpartition("RESULT")[2])
+    return {stage: held / weights for stage, held in found.items()}
 
 
 def forward_seconds(folder: Path, data: np.ndarray) -> float:

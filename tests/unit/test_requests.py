@@ -17,6 +17,7 @@ from tests.tools import ROOT
 SMALL = Model(10**6, 64, 2, 2048)
 WIDE = {"hidden_size": 2048, "intermediate_size": 4096}
 LARGE = Model(7 * 10**9, 4096, 32, 50_000)
+VERY_LARGE = Model(32 * 10**9, 5120, 64, 100_000)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
@@ -57,12 +58,16 @@ def test_a_larger_model_asks_for_more(need):
 
 
 @pytest.mark.parametrize(("size", "bytes_a_weight"), [(2, 2.5), (4, 5)])
-def test_a_loss_asks_for_no_more_than_a_model(size, bytes_a_weight):
+def test_loss_and_tasks_ask_for_no_more_than_a_model(size, bytes_a_weight):
     """Hidden states of 600,000 tokens and a block fit into a fifth of a 32B."""
-    large = Model(32 * 10**9, 5120, 64, 100_000)
-    logits = 12 * 16 * 2048 * large.vocabulary
-    need = requests.evaluate_loss(large, 600_000, 16 * 2048, 1e12, size=size)
-    assert need.memory * 1e6 == pytest.approx(bytes_a_weight * large.parameters + logits, rel=0.05)
+    need = requests.evaluate_loss(VERY_LARGE, 600_000, 16 * 2048, 1e12, gpu=True, size=size)
+    assert need.memory * 1e6 == pytest.approx(bytes_a_weight * VERY_LARGE.parameters, rel=0.05)
+    assert requests.evaluate_tasks(VERY_LARGE, 1e6, 1e12, gpu=True, size=size).memory == need.memory
+
+
+def test_quantizing_asks_for_the_model_that_is_made_and_not_for_its_check():
+    need = requests.quantize(VERY_LARGE, 256 * 2048, 1e6, 2048, 1e12, gpu=True)
+    assert 6.5 * VERY_LARGE.parameters < need.memory * 1e6 < 8 * VERY_LARGE.parameters
 
 
 def test_a_gpu_is_asked_for_less_time():

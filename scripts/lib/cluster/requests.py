@@ -20,8 +20,8 @@ CAUTION = {"cpu": 3, "cuda": 2}  # a request assumes so many times less
 DISK_BYTES = 1e8  # a second, read, hashed and written
 DOCUMENT_TOKENS, SHOT_TOKENS = 400, 160  # a question with each of its answers, and an example before them: twelve tasks
 # with five examples are 47 M tokens for 38,900 documents, answers of one token sharing a pass; the demo's 450 without
-MAKING, CHECKING = 6.5, 8.5  # bytes a weight: float32, and the files' or the packed one; two models in float32
-LOADING = 6  # bytes a weight of a model on its way to a GPU: dense in float32, and as its files hold it
+MAKING = 6.5  # bytes a weight: float32, and the files' or the packed one
+LOADED = 1.25  # of a model's dense size, while it is loaded
 LOGITS = 2**28  # values a forward pass at most, as scripts/lib/models/forward.py has it
 CHECKS = 8  # forward passes over the probe: in memory, source (and each layer's error), reloaded, a transform's two
 
@@ -64,7 +64,7 @@ def needs(plan, name: str) -> dict[str, Need]:
         "average": _average(trajectory, compute) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, full, gpu, transformed),
         "evaluate_loss": evaluate_loss(model, loss_tokens(loss), batch, own, gpu, DTYPES[compute["dtype"]]),
-        "evaluate_tasks": evaluate_tasks(model, asked, own, gpu),
+        "evaluate_tasks": evaluate_tasks(model, asked, own, gpu, DTYPES[compute["dtype"]]),
         "tabulate": tabulate(len(plan.cells)),
     }
 
@@ -172,10 +172,11 @@ def quantize(
     gpu: bool = False,
     transformed: bool = False,
 ) -> Need:
-    """One method: first it is made, then, in another process, source and result are compared in float32.
+    """One method: first it is made, then, in another process, source and result are compared block by block.
 
     Of a checkpoint in float32, whose files are mapped, GPTQ held 4.2 bytes a weight besides its tokens' inputs (`make
-    benchmark`), then the check 4.4; where files hold half precision the copy in float32 is 4 more.
+    benchmark`); where files hold half precision the copy in float32 is 4 more. The check holds embeddings and heads and
+    a block of both; models that cannot be run by blocks, twice 4 bytes, with the second attempt.
 
     Args:
         calibration_tokens: whose inputs to a block are held, twice.
@@ -187,7 +188,8 @@ def quantize(
     """
     logits = 0 if gpu else 24 * min(8 * window * model.vocabulary, LOGITS)
     making = (MAKING + 4 * transformed) * model.parameters + 8 * calibration_tokens * model.width
-    memory = max(making, CHECKING * model.parameters) + logits
+    checking = 16 * model.vocabulary * model.likely_width + 12 * model.parameters / max(model.blocks, 1)
+    memory = max(making, checking) + logits
     return _need(memory, forward_flops(model, forward_tokens) / speed + 3 * moved(model))
 
 
@@ -206,19 +208,20 @@ def evaluate_loss(
     held = 24 * model.vocabulary * model.likely_width + size * tokens * model.likely_width
     held += size * model.parameters / max(model.blocks, 1)
     logits = 0 if gpu else 12 * forward_tokens * model.vocabulary
-    memory = max(1.25 * size * model.parameters, held) + logits
+    memory = max(LOADED * size * model.parameters, held) + logits
     return _need(memory, 2 * forward_flops(model, tokens) / speed + moved(model))
 
 
-def evaluate_tasks(model: Model, tokens: float, speed: float, gpu: bool = False) -> Need:
-    """One model in float32 and the logits of its longest documents, or the model on its way to a GPU.
+def evaluate_tasks(model: Model, tokens: float, speed: float, gpu: bool = False, size: int = 4) -> Need:
+    """One model, on its way to a GPU or with the logits of its longest documents.
 
     Args:
         tokens: of all documents, with answers and examples.
         speed: floating-point operations a second.
         gpu: where the model runs.
+        size: bytes a weight.
     """
-    memory = LOADING * model.parameters if gpu else 8 * model.parameters + 24 * 2048 * model.vocabulary
+    memory = LOADED * size * model.parameters + (0 if gpu else 24 * 2048 * model.vocabulary)
     return _need(memory, forward_flops(model, tokens) / speed + moved(model))
 
 

@@ -3,7 +3,6 @@
 import html
 import importlib.metadata
 import platform
-import subprocess
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +15,7 @@ from scripts.lib.analysis.metrics import CROSS_ENTROPY, KL, LOSS, METRICS, TASK,
 from scripts.lib.analysis.tracks import short_count, short_rate
 from scripts.lib.report import lines
 from scripts.lib.report.numbers import DASH, decimals, effect, fixed, percent, smallest, with_interval
+from scripts.lib.runtime.clone import commit
 
 WORKFLOW = ("snakemake", "polars", "great_tables", "matplotlib", "seaborn")
 
@@ -67,7 +67,7 @@ def heading(
     size = f"{len(checkpoints)} checkpoints of {checkpoints['trajectory'].n_unique()} trajectories, {measured}, "
     parts = [f"Study <code>{html.escape(study)}</code>: {size}{len(missing)} missing."]
     parts += [_text_size(row) for row in datasets.drop_nulls("tokens").iter_rows(named=True)]
-    parts.append(f"Clone at commit <code>{html.escape(commit())}</code>.")
+    parts.append(f"Clone at commit <code>{html.escape(commit() or 'unknown')}</code>.")
     return HTML(f'<h1>{html.escape(title)}</h1><p class="lead">{" ".join(parts)}</p>')
 
 
@@ -75,15 +75,6 @@ def _text_size(row: dict) -> str:
     """What a corpus's losses rest on."""
     effective = f"{row['documents']} documents (as good as {row['effective_documents']:.0f} of equal size)"
     return f"Losses on {html.escape(row['dataset'])}: {effective}, {short_count(row['tokens'])} tokens."
-
-
-def commit() -> str:
-    """The commit of the clone in which the page is made, with a + where tracked files differ from it."""
-    try:
-        command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------
