@@ -31,6 +31,7 @@ LIMITS = {  # seconds that a part may take, in the order in which they run
     "cell": 170,
     "training": 110,
     "faults": 70,
+    "jobs": 110,
     "streaming": 110,
     "memory": 60,
     "tasks": 50,
@@ -52,6 +53,10 @@ SHAPES = {  # of each part, as they are and tiny; `vocabulary` and `window` in t
     "training": {  # Pythia-160M's
         **{"vocabulary": 50304, "window": 2048},
         **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    },
+    "jobs": {  # config/scales/gpu.yaml's
+        **{"vocabulary": 2048, "window": 128},
+        **{"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
     },
     "large": {  # Llama-2-7B's
         **{"vocabulary": 32000, "window": 2048},
@@ -669,6 +674,55 @@ def tasks(part: Part) -> None:
     part.found(what="tasks, CPU against device", largest_difference=float(np.abs(scores[0] - scores[1]).max()))
 
 
+def jobs(part: Part) -> None:
+    """What small jobs take, each a new Python: alone, and as many at once as a study at scale `gpu` would run."""
+    write_model(part.scratch / "model", LLAMA | part.shape("jobs"), "float32", "cpu")
+    at_once = ["train"] * 3 + ["quantize"] * 6 + ["loss"] * 3
+    for kinds in (["train"], ["quantize", "train", "loss"] if part.tiny else at_once):
+        code = "import sys; from tests.gpu import measure; measure.small_job(*sys.argv[1:])"
+        started = []
+        for number, kind in enumerate(kinds):
+            place = part.scratch / f"{len(kinds)}-{number}"
+            place.mkdir()
+            command = [sys.executable, "-c", code, kind, str(part.out), str(part.scratch / "model"), str(place)]
+            started.append((kind, time.perf_counter(), subprocess.Popen([*command, str(int(part.tiny))])))
+        ended = {}
+        while len(ended) < len(started):
+            for number, (_, begun, process) in enumerate(started):
+                if number not in ended and process.poll() is not None:
+                    ended[number] = round(time.perf_counter() - begun, 2)
+            time.sleep(0.05)
+        for kind in dict.fromkeys(kinds):
+            taken = [ended[number] for number, entry in enumerate(started) if entry[0] == kind]
+            bad = sum(process.returncode != 0 for name, _, process in started if name == kind)
+            part.found(what=f"job: {kind}", at_once=len(kinds), seconds=taken, **({"failed": bad} if bad else {}))
+
+
+def small_job(kind: str, out: str, model: str, scratch: str, tiny: str) -> None:
+    """In a process of its own: one job's work on the tiny model of `jobs`."""
+    part = Part("jobs", Path(out), bool(int(tiny)), Path(scratch))
+    shape = LLAMA | part.shape("jobs")
+    torch.set_num_threads(1)
+    if kind == "train":
+        times = train_link(part, "link", shape, "float32", 10 if part.tiny else 300, 16)[1]
+        step = float(np.median(np.diff(times)))
+        part.found(what="training at scale gpu", seconds_a_step=step, **speed(shape, 2048, step, "float32", 3))
+    elif kind == "quantize":
+        from scripts.quantize import quantize
+
+        recipe = GPTQ | MODEL | {"bits": 3, "group_size": 32}
+        data = (random_windows(128, shape, 1), random_windows(32, shape, 2))
+        places = (part.scratch / "quantized", part.scratch / "layers.parquet", "float32", part.device)
+        result = quantize(Path(model), recipe, *data, *places)
+        part.found(what="GPTQ at scale gpu", status=result["status"], seconds=result.get("seconds"))
+    else:
+        from scripts.evaluate_loss import evaluate_loss
+
+        windows = random_windows(16 if part.tiny else 2000, shape, 3)
+        taken, _ = seconds(evaluate_loss, Path(model), Path(model), windows, 16, "float32", part.device)
+        part.found(what="loss at scale gpu", windows=len(windows), seconds=taken)
+
+
 def streaming(part: Part) -> None:
     """Loss of 6.7 G weights by blocks."""
     shape = LLAMA | part.shape("large")
@@ -739,7 +793,7 @@ def large(part: Part) -> None:
 
 PARTS = {
     **{"machine": machine, "methods": methods, "cell": cell, "training": training, "faults": faults},
-    **{"streaming": streaming, "memory": memory, "tasks": tasks, "large": large},
+    **{"jobs": jobs, "streaming": streaming, "memory": memory, "tasks": tasks, "large": large},
 }
 
 
