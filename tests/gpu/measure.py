@@ -28,15 +28,15 @@ import torch
 LIMITS = {  # seconds that a part may take, in the order in which they run
     "machine": 40,
     "methods": 100,
-    "cell": 170,
     "training": 110,
     "faults": 70,
-    "large": 120,
-    "streaming": 80,
+    "streaming": 110,
     "memory": 60,
     "tasks": 50,
+    "jobs": 110,
+    "cell": 360,
 }
-BUDGET = 360  # seconds for all parts: what is left when one begins is its limit too
+BUDGET = 900  # seconds for all parts: what is left when one begins is its limit too
 PEAK = {"float32": 67e12, "bfloat16": 989e12}  # FLOP/s of an H100 SXM without sparsity and without TF32, its datasheet
 END = 0  # the end-of-text token
 
@@ -52,6 +52,10 @@ SHAPES = {  # of each part, as they are and tiny; `vocabulary` and `window` in t
     "training": {  # Pythia-160M's
         **{"vocabulary": 50304, "window": 2048},
         **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    },
+    "jobs": {  # config/scales/gpu.yaml's
+        **{"vocabulary": 2048, "window": 128},
+        **{"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
     },
     "large": {  # Llama-2-7B's
         **{"vocabulary": 32000, "window": 2048},
@@ -332,51 +336,59 @@ def lies(stage) -> Iterator[list]:
 
 
 def cell(part: Part) -> None:
-    """One cell of 1.5 G weights: GPTQ to 4 bits, its gate, and its loss against the baseline."""
-    from scripts import quantize as stage
-    from scripts.evaluate_loss import evaluate_loss
-    from scripts.lib.models import packed
-    from scripts.lib.models.loading import quantization_of
-
+    """Cells of 1.5 G weights: round-to-nearest and GPTQ to 4 bits with their gates, and loss against the baseline."""
     torch.set_num_threads(1 if part.tiny else 8)
     shape = LLAMA | part.shape("cell")
     taken, (folder, weights) = seconds(write_model, part.scratch / "model", shape, "bfloat16", part.device)
     part.found(what="model", weights=weights, seconds=taken, **shape)
     free()
+    own = {"bits": 4, "group_size": 64 if part.tiny else 128}
+    quantize_large(part, "rtn", METHODS["rtn-w4"] | own, folder, shape)
+    measure_pair(part, folder, shape)
+    quantize_large(part, "gptq", GPTQ | MODEL | own, folder, shape)
+
+
+def quantize_large(part: Part, name: str, recipe: dict, folder: Path, shape: dict) -> None:
+    """Quantize a model, with the seconds and the GPU's memory of each step, and unpack the result."""
+    from scripts import quantize as stage
+    from scripts.lib.models import packed
+    from scripts.lib.models.loading import quantization_of
+
     samples, probe = (8, 4) if part.tiny else (128, 16)
-    recipe = GPTQ | MODEL | {"bits": 4, "group_size": 64 if part.tiny else 128}
-    out, records = part.scratch / "quantized", part.scratch / "layers.parquet"
+    out, records = part.scratch / name, part.scratch / f"{name}.parquet"
     data = (random_windows(samples, shape, 1), random_windows(probe, shape, 2))
     begun = time.monotonic()
-    with part.trying("gptq"), Memory() as memory, lies(stage) as where:
+    with part.trying(name), Memory() as memory, lies(stage) as where:
         taken, result = seconds(
             lambda: stage.quantize(folder, recipe, *data, out, records, "bfloat16", part.device),
         )
-    if out.is_dir() and result["status"] == "ok":
-        end = begun
-        for name, lap in result["seconds"].items():
-            first, end = end, end + lap
-            part.found(what=f"gptq, {name}", seconds=lap, gpu_gb_of_all=memory.peak(first, end))
-        facts = {
-            "wall": taken,
-            "model_after_library": where,
-            "tensors_gb": memory.tensors,
-            "gpu_gb_of_all": memory.peak(),
-        }
-        facts |= {"calibration": f"{samples} x {shape['window']} random tokens", "threads": torch.get_num_threads()}
-        part.found(what="gptq, 4 bits, g128", **facts, loss=result["loss"], weight_error=result["weight_error"])
-        free()
+    if not out.is_dir():
+        return
+    if result["status"] != "ok":
+        part.found(what=name, status=result["status"], reason=result["reason"])
+        return
+    end = begun
+    for step, lap in result["seconds"].items():
+        first, end = end, end + lap
+        part.found(what=f"{name}, {step}", seconds=lap, gpu_gb_of_all=memory.peak(first, end))
+    facts = {"wall": taken, "model_after_library": where, "tensors_gb": memory.tensors, "gpu_gb_of_all": memory.peak()}
+    facts |= {"calibration": f"{samples} x {shape['window']} random tokens", "threads": torch.get_num_threads()}
+    part.found(what=f"{name}, 4 bits", **facts, loss=result["loss"], host_gb=host_peak())
+    free()
+    if quantization := quantization_of(out):
         for device in dict.fromkeys((part.device, "cpu")):
-            taken, count = seconds(unpack, packed.read_layers(out, quantization_of(out), device), part.tiny)
-            part.found(what=f"unpacking 4 bits on {device}", seconds=taken, nanoseconds_a_weight=1e9 * taken / count)
-    elif out.is_dir():
-        part.found(what="gptq", status=result["status"], reason=result["reason"])
-    count = 8 if part.tiny else 96
-    windows = random_windows(count, shape, 3)
-    model = out if (out / "config.json").is_file() else folder
-    for batch in (1, 2, 4) if part.tiny else (4, 8, 16):
+            taken, count = seconds(unpack, packed.read_layers(out, quantization, device), part.tiny)
+            part.found(what=f"unpacking on {device}", seconds=taken, nanoseconds_a_weight=1e9 * taken / count)
+
+
+def measure_pair(part: Part, folder: Path, shape: dict) -> None:
+    """Loss and divergence of a model against itself, by the size of batches."""
+    from scripts.evaluate_loss import evaluate_loss
+
+    windows = random_windows(8 if part.tiny else 96, shape, 3)
+    for batch in (2, 4) if part.tiny else (4, 16):
         with part.trying(f"loss, batches of {batch}"), Memory() as memory:
-            taken, found = seconds(evaluate_loss, model, folder, windows, batch, "bfloat16", part.device)
+            taken, found = seconds(evaluate_loss, folder, folder, windows, batch, "bfloat16", part.device)
             part.found(
                 what=f"loss and divergence of two models, batches of {batch}",
                 seconds=taken,
@@ -668,10 +680,61 @@ def tasks(part: Part) -> None:
     part.found(what="tasks, CPU against device", largest_difference=float(np.abs(scores[0] - scores[1]).max()))
 
 
+def jobs(part: Part) -> None:
+    """What small jobs take, each a new Python: alone, and as many at once as a study at scale `gpu` would run."""
+    write_model(part.scratch / "model", LLAMA | part.shape("jobs"), "float32", "cpu")
+    at_once = ["train"] * 3 + ["quantize"] * 6 + ["loss"] * 3
+    for kinds in (["train"], ["quantize", "train", "loss"] if part.tiny else at_once):
+        code = "import sys; from tests.gpu import measure; measure.small_job(*sys.argv[1:])"
+        started = []
+        for number, kind in enumerate(kinds):
+            place = part.scratch / f"{len(kinds)}-{number}"
+            place.mkdir()
+            command = [sys.executable, "-c", code, kind, str(part.out), str(part.scratch / "model"), str(place)]
+            started.append((kind, time.perf_counter(), subprocess.Popen([*command, str(int(part.tiny))])))
+        ended = {}
+        while len(ended) < len(started):
+            for number, (_, begun, process) in enumerate(started):
+                if number not in ended and process.poll() is not None:
+                    ended[number] = round(time.perf_counter() - begun, 2)
+            time.sleep(0.05)
+        for kind in dict.fromkeys(kinds):
+            taken = [ended[number] for number, entry in enumerate(started) if entry[0] == kind]
+            bad = sum(process.returncode != 0 for name, _, process in started if name == kind)
+            part.found(what=f"job: {kind}", at_once=len(kinds), seconds=taken, **({"failed": bad} if bad else {}))
+
+
+def small_job(kind: str, out: str, model: str, scratch: str, tiny: str) -> None:
+    """In a process of its own: one job's work on the tiny model of `jobs`."""
+    part = Part("jobs", Path(out), bool(int(tiny)), Path(scratch))
+    shape = LLAMA | part.shape("jobs")
+    torch.set_num_threads(1)
+    if kind == "train":
+        times = train_link(part, "link", shape, "float32", 10 if part.tiny else 300, 16)[1]
+        step = float(np.median(np.diff(times)))
+        part.found(what="training at scale gpu", seconds_a_step=step, **speed(shape, 2048, step, "float32", 3))
+    elif kind == "quantize":
+        from scripts.quantize import quantize
+
+        recipe = GPTQ | MODEL | {"bits": 3, "group_size": 32}
+        data = (random_windows(128, shape, 1), random_windows(32, shape, 2))
+        places = (part.scratch / "quantized", part.scratch / "layers.parquet", "float32", part.device)
+        result = quantize(Path(model), recipe, *data, *places)
+        part.found(what="GPTQ at scale gpu", status=result["status"], seconds=result.get("seconds"))
+    else:
+        from scripts.evaluate_loss import evaluate_loss
+
+        windows = random_windows(16 if part.tiny else 2000, shape, 3)
+        taken, _ = seconds(evaluate_loss, Path(model), Path(model), windows, 16, "float32", part.device)
+        part.found(what="loss at scale gpu", windows=len(windows), seconds=taken)
+
+
 def streaming(part: Part) -> None:
     """Loss of 6.7 G weights by blocks."""
     shape = LLAMA | part.shape("large")
-    folder = large_model(part, shape)
+    taken, (folder, weights) = seconds(write_model, part.scratch / "model", shape, "bfloat16", part.device)
+    part.found(what="model", weights=weights, seconds=taken)
+    free()
     from scripts.evaluate_loss import evaluate_loss
 
     windows = random_windows(4 if part.tiny else 32, shape, 3)
@@ -696,17 +759,6 @@ def streaming(part: Part) -> None:
         part.found(what="hidden states by blocks", seconds=taken, **facts, tensors_gb=memory.tensors)
 
 
-def large_model(part: Part, shape: dict) -> Path:
-    """The folder of a large model, which parts share."""
-    folder = part.out / "large-model"
-    if not (folder / "tokenizer.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        taken, (_, weights) = seconds(write_model, folder, shape, "bfloat16", part.device)
-        part.found(what="model", weights=weights, seconds=taken)
-        free()
-    return folder
-
-
 def host_peak() -> float:
     """GB of this process's resident memory at its peak, pages of mapped files included."""
     import resource
@@ -714,31 +766,9 @@ def host_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def large(part: Part) -> None:
-    """Round-to-nearest of 6.7 G weights, and its gate, block by block."""
-    from scripts import quantize as stage
-
-    torch.set_num_threads(1 if part.tiny else 8)
-    shape = LLAMA | part.shape("large")
-    folder = large_model(part, shape)
-    probe = random_windows(4 if part.tiny else 16, shape, 2)
-    out, records = part.scratch / "quantized", part.scratch / "layers.parquet"
-    recipe, begun = METHODS["rtn-w4"], time.monotonic()
-    with part.trying("rtn"), Memory() as memory:
-        taken, result = seconds(
-            lambda: stage.quantize(folder, recipe, None, probe, out, records, "bfloat16", part.device)
-        )
-        end = begun
-        for name, lap in result.get("seconds", {}).items():
-            first, end = end, end + lap
-            part.found(what=f"rtn, {name}", seconds=lap, gpu_gb_of_all=memory.peak(first, end))
-        facts = {key: result.get(key) for key in ("status", "reason", "loss")}
-        part.found(what="rtn, 4 bits, g64", wall=taken, **facts, host_gb=host_peak())
-
-
 PARTS = {
-    **{"machine": machine, "methods": methods, "cell": cell, "training": training, "faults": faults},
-    **{"large": large, "streaming": streaming, "memory": memory, "tasks": tasks},
+    **{"machine": machine, "methods": methods, "training": training, "faults": faults, "streaming": streaming},
+    **{"memory": memory, "tasks": tasks, "jobs": jobs, "cell": cell},
 }
 
 
@@ -781,7 +811,6 @@ def run_all(out: Path, names: list[str], tiny: bool, budget: float) -> None:
         print(findings.read_text()[known:], end="")
         taken = round(time.monotonic() - begun, 1)
         print(json.dumps({"part": name, "status": status, "seconds": taken}), flush=True)
-    shutil.rmtree(out / "large-model", ignore_errors=True)
 
 
 def end_group(process: subprocess.Popen) -> None:
