@@ -112,6 +112,12 @@ figures.inline(plot.errors_by_method(found), "errors_by_method", caption(study, 
 figures.inline(plot.tasks(found), "tasks", caption(study, "figure", "tasks"))
 
 # %% [markdown]
+# ### Training
+
+# %%
+figures.inline(plot.training(found), "training", caption(study, "figure", "training"))
+
+# %% [markdown]
 # ## Noise
 #
 # How far a number moves where nothing that the study asks about has changed: standard deviations of one cell, with

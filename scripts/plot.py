@@ -1,6 +1,7 @@
 """plot: the figures of a study, one function a figure, from the tables alone."""
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from scripts.lib.analysis.metrics import (
     rows_in,
     rows_of,
 )
+from scripts.lib.analysis.tracks import AVERAGE
 from scripts.lib.report import contents, curves, figures, forest
 from scripts.lib.report.figures import BASELINE
 from scripts.lib.report.lines import KIND_WORDS, Drawing, drawing
@@ -28,6 +30,7 @@ from scripts.lib.report.lines import KIND_WORDS, Drawing, drawing
 NOTHING_MEASURED = "No loss was measured in this study."
 NOTHING_QUANTIZED = "The loss of no quantized model was measured in this study."
 TOO_LITTLE = "Too little was measured for this figure; what there is stands in the tables."
+NOTHING_TRAINED = "No run of this study was trained here."
 NO_TASKS = "No tasks were evaluated on quantized models in this study."
 LEAST_DOTS = 3  # of a panel
 MOST_MAIN = 2  # methods in the main figure
@@ -42,8 +45,8 @@ def plot(name: str, theme: dict, tables: Tables, **files: Path) -> None:
     Args:
         name: which figure.
         theme: the config's section `plot`.
-        tables: `measurements`, `checkpoints`, `schedules`, `runs`, `verdicts` and `noise` of the study; a trajectory
-            that is not in `schedules` gets its learning rates from its checkpoints.
+        tables: `measurements`, `checkpoints`, `schedules`, `training`, `runs`, `verdicts` and `noise` of the study; a
+            trajectory that is not in `schedules` gets its learning rates from its checkpoints.
         files: output files by their kinds: `svg`, `png`, `pdf`.
 
     Raises:
@@ -238,6 +241,35 @@ def tasks(tables: Tables) -> Figure:
     return figure
 
 
+def training(tables: Tables) -> Figure:
+    """Training loss and norms of gradient and weights of the runs that were trained here, rates in a strip below."""
+    drawn, logs = drawing(tables["checkpoints"], tables["runs"]), tables["training"]
+    drawn = replace(drawn, lines=tuple(line for line in drawn.lines if line.kind != AVERAGE))
+    by_run = logs.partition_by("trajectory", as_dict=True)
+    found = [[by_run[track.name,] for track in line.tracks if (track.name,) in by_run] for line in drawn.lines]
+    if not any(found):
+        return figures.placeholder(NOTHING_TRAINED)
+    figure, axes = figures.grid(1, (1.0, 0.7, 0.7, 0.36), 2.5, sharex=True)
+    *panels, strip = axes[:, 0]
+    for axis, (column, words) in zip(panels, LOGGED.items(), strict=True):
+        for line, runs in zip(drawn.lines, found, strict=True):
+            curves.draw_line(axis, line, runs, column, marker=" ")  # no dots
+        axis.set_ylabel(words)
+    panels[0].set_ylim(figures.focus(logs["loss"].to_list()))
+    panels[1].set_yscale("log")
+    figures.log_ticks(panels[1].yaxis)
+    curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
+    figures.token_axis(strip)
+    strip.set_ylabel("learning rate")
+    figures.legend(figure, _line_entries(drawn))
+    return figure
+
+
+LOGGED = {  # column and words of what the figure of training shows
+    "loss": "training loss\n(nats per token)",
+    "gradient_norm": "gradient norm",
+    "weight_norm": "weight norm",
+}
 FIGURES = {name: globals()[name] for name in contents.FIGURES}  # a figure is the function of its name
 ENDS = (  # metric, column and words of what is shown of the ends
     (KL, "value", "KL (nats per token)"),

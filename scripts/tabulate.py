@@ -32,6 +32,7 @@ from scripts.lib.analysis.tables import (
     write_csv,
 )
 from scripts.lib.analysis.tokens_lost import Lost, estimate, history
+from scripts.lib.analysis.training import training_table
 from scripts.lib.runtime import manifests
 from scripts.lib.study.claims import fixed
 
@@ -58,6 +59,7 @@ def tabulate(
     claims: dict[str, dict] | None = None,
     lineage: Iterable[dict] = (),
     record: str | Path = "",
+    training: Iterable[dict] = (),
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
@@ -81,6 +83,7 @@ def tabulate(
         claims: by name, as of `Plan.claims`; none if not given.
         lineage: of the trajectories, as of `Plan.lineage`; claims need it.
         record: file of what the claims said when the study began.
+        training: logs of the runs trained here, as of `Plan.training_logs`; files that do not exist are left out.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
@@ -116,6 +119,7 @@ def tabulate(
         "runs": known_runs,
         "checkpoints": good,
         "schedules": _schedules(schedules),
+        "training": training_table(training),
         "datasets": datasets_table(study, measures),
         "measurements": measurements,
         "noise": noise,
@@ -351,6 +355,7 @@ if __name__ == "__main__":
         snakemake.params.claims,
         snakemake.params.lineage,
         snakemake.params.record,
+        snakemake.params.training,
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

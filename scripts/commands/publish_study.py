@@ -22,7 +22,7 @@ from scripts.lib.study.plan import Plan, load_plan
 from scripts.tabulate import tabulate
 
 
-def publish(folder: Path, given: dict, about: dict, absent: list[dict], training: pl.DataFrame) -> None:
+def publish(folder: Path, given: dict, about: dict, absent: list[dict]) -> None:
     """Write a published study, in the place of what was published of it before.
 
     Args:
@@ -30,7 +30,6 @@ def publish(folder: Path, given: dict, about: dict, absent: list[dict], training
         given: the arguments of `tabulate`, by name.
         about: study, title, theme and how it was run; what is missing is added.
         absent: what was not measured yet, as of `lacking`.
-        training: log of training, a row a line and run.
 
     Raises:
         RuntimeError: nothing is measured yet, or the verdicts that follow from the folder are not those that follow
@@ -47,22 +46,9 @@ def publish(folder: Path, given: dict, about: dict, absent: list[dict], training
             raise RuntimeError("\n".join(["verdicts change when they are published:", *changed]))
         published.write_tables(tables, scratch / "tables")
         draw(tables, about["theme"], scratch / "figures")
-        training.write_parquet(scratch / published.TRAINING, **published.ZSTD)
         about = about | {"missing": len(absent)}
         manifests.write(scratch / published.ABOUT, about)
         (scratch / "README.md").write_text(page(about, tables))
-
-
-def training_log(plan: Plan) -> pl.DataFrame:
-    """The log of training of every run of a study, thinned; runs that were not trained here have none."""
-    logs = []
-    for name in plan.by_source("train"):
-        paths = [Path(plan.paths.link(name, link), "log.parquet") for link in plan.trajectories[name].links]
-        parts = [pl.read_parquet(path) for path in paths if path.is_file()]
-        if parts:
-            log = published.thinned(pl.concat(parts, how="diagonal").sort("step"))
-            logs.append(log.select(pl.lit(name).alias("trajectory"), pl.all()))
-    return pl.concat(logs, how="diagonal") if logs else pl.DataFrame(schema={"trajectory": pl.String})
 
 
 def about_study(plan: Plan) -> dict:
@@ -123,7 +109,7 @@ def main() -> None:
         about = about_study(plan)
         absent = [row | {"reason": row["reason"].partition(": ")[0]} for row in lacking(plan, going_on=False)]
         folder = published.FOLDER / about["study"]
-        publish(folder, arguments(plan), about, absent, training_log(plan))
+        publish(folder, arguments(plan), about, absent)
     except (ConfigError, RuntimeError) as error:
         sys.exit(f"publish-study: {error}")
     size = published.size(folder)

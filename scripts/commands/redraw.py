@@ -22,12 +22,12 @@ OUT = Path("results/redrawn")
 
 
 def tables_of(folder: Path) -> dict[str, pl.DataFrame]:
-    """The tables of a published study, worked out again; costs are what was measured, and copied."""
+    """The tables of a published study, worked out again; costs and logs of training are copied."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = published.unpack(folder, Path(scratch))
         lacking = arguments.pop("lacking")
         tables = with_lacking(tabulate(**arguments), arguments["study"], lacking)
-    return tables | {"costs": pl.read_parquet(folder / "tables/costs.parquet")}
+    return tables | {name: pl.read_parquet(folder / f"tables/{name}.parquet") for name in ("costs", "training")}
 
 
 def draw(tables: dict[str, pl.DataFrame], theme: dict, folder: Path) -> None:

@@ -56,6 +56,7 @@ def arguments(plan: Plan) -> dict:
         "runs": coordinates.runs(plan),
         "circumstances": plan.circumstances(),
         "schedules": plan.schedules(),
+        "training": plan.training_logs(),
         **results(plan),
         "benchmarks": plan.paths.benchmarks(""),
         "confidence": plan.config["tabulate"]["confidence"],

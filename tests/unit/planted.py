@@ -47,6 +47,8 @@ def lineage(found: list[Point], seeds: dict[str, int | None], weight_decay: floa
         settings = {"schedule.peak": peak, "optimizer.weight_decay": weight_decay, "seed": seeds[root]}
         if kind == "branch":
             settings |= {"schedule.name": "wsd", "schedule.decay.start": branched, "schedule.decay.end": step}
+        if kind == "average":
+            settings["average.scheme"] = "lawa"
         rows[name] = {
             **{"trajectory": name, "root": root, "kind": kind, "parent": trunk, "parent_step": branched},
             **{"seed": seeds[root], "stage": None, "soup_of": [], "weight_decay": weight_decay},

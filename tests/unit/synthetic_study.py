@@ -44,6 +44,26 @@ class Study:
             runs.append(run | {"parent_checkpoint": checkpoint or None, "coordinates": coordinates})
         return runs
 
+    def training(self) -> list[dict]:
+        """Logs of training of trunks and branches up to their last checkpoint, a row every tenth step, in two links."""
+        logs = []
+        for run in (run for run in self.runs() if run["kind"] != "average"):
+            places = [place for place in self.circumstances if place["trajectory"] == run["trajectory"]]
+            first = int((run["parent_checkpoint"] or "step-0").removeprefix("step-")) + 10
+            steps = np.arange(first, places[-1]["step"] + 1, 10)
+            frame = pl.DataFrame(
+                {
+                    **{"step": steps, "loss": 2.7 + 22 / steps**0.5, "gradient_norm": 1.0 + 10 / steps},
+                    **{"weight_norm": 30 + steps / 100, "learning_rate": places[-1]["learning_rate"]},
+                }
+            )
+            files = []
+            for number, part in enumerate((frame[: len(frame) // 2], frame[len(frame) // 2 :])):
+                files.append(self.root / f"log-{run['trajectory']}-{number}.parquet")
+                part.write_parquet(files[-1])
+            logs.append({"trajectory": run["trajectory"], "tokens_per_step": TOKENS_PER_STEP, "files": files})
+        return logs
+
     def arguments(self) -> dict:
         """Arguments of tabulate."""
         names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
@@ -52,6 +72,7 @@ class Study:
             "study": "made-up",
             "runs": self.runs(),
             "schedules": [],
+            "training": self.training(),
             **found,
             "confidence": 0.95,
         }

@@ -197,10 +197,7 @@ def test_averages_are_compared_with_their_run_and_with_its_cooldown(tmp_path):
 
 
 def test_an_average_is_compared_with_itself_unquantized(tmp_path):
-    study, lines = world(tmp_path, 0.0, 0.5)
-    for line in lines:
-        line["settings"]["average.scheme"] = "lawa"
-    found = tables(study, lines, "swa-reverses")
+    found = tables(*world(tmp_path, 0.0, 0.5), "swa-reverses")
     (row,) = primary(found).values()
     assert (row["verdict"], row["runs"], row["unit"]) == ("refuted", 3, "bits per byte")
     of_cells = found["measurements"].filter(phase="average", metric="bits_per_byte", method=METHOD)

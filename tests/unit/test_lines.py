@@ -120,6 +120,7 @@ def test_the_made_up_study_varies_its_peak_rate(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
+        ("optimizer.name", "muon", "optimizer muon"),
         ("optimizer.weight_decay", 0.5, "weight decay 0.5"),
         ("schedule.peak", 6e-3, "peak rate 6e-3"),
         ("schedule.peak", 1.2e-2, "peak rate 1.2e-2"),

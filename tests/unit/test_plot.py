@@ -15,6 +15,7 @@ from scripts.plot import (
     NO_TASKS,
     NOTHING_MEASURED,
     NOTHING_QUANTIZED,
+    NOTHING_TRAINED,
     TOO_LITTLE,
     method_order,
     noise_of_a_cell,
@@ -63,7 +64,7 @@ def big(tables: Tables, count: int = 60) -> Tables:
     return tables | {name: pl.DataFrame(part, tables[name].schema) for name, part in made.items()}
 
 
-CURVES = [name for name in FIGURES if name != "claims"]
+CURVES = [name for name in FIGURES if name not in ("claims", "training")]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -78,7 +79,7 @@ def test_a_figure_is_the_same_every_time_and_keeps_text(tables, tmp_path, name):
     assert drawn[0]["pdf"].startswith(b"%PDF")
     svg = drawn[0]["svg"].decode()
     assert "<text" in svg
-    assert (NO_CLAIMS if name == "claims" else "gptq-w3-g32") in svg
+    assert {"claims": NO_CLAIMS, "training": "weight norm"}.get(name, "gptq-w3-g32") in svg
     assert not re.search(r"dc:date|matplotlib\.org", svg)
 
 
@@ -146,6 +147,13 @@ def test_without_measurements_a_figure_says_so(tables, tmp_path, name):
 def test_all_of_ten_methods_are_shown_at_many_checkpoints(tables, tmp_path, name):
     svg = draw(tmp_path, name, big(tables))
     assert {number for number in range(1, 11) if f">m{number}<" in svg} == set(range(1, 11))
+
+
+def test_training_is_drawn_of_runs_that_were_trained_here_alone(tables, tmp_path, plain):
+    assert "peak rate 1.5e-3" in plain("training")
+    assert "branches" in plain("training")
+    assert "averages" not in plain("training")
+    assert NOTHING_TRAINED in draw(tmp_path, "training", tables, training=tables["training"].clear())
 
 
 def test_a_study_without_tasks_says_so(tables, tmp_path):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from scripts.commands.publish_study import about_study, publish, training_log
+from scripts.commands.publish_study import about_study, publish
 from scripts.commands.redraw import redraw, tables_of
 from scripts.commands.report import with_lacking
 from scripts.lib.report import published
@@ -32,7 +32,6 @@ ABSENT = [
         "reason": "not measured yet",
     }
 ]
-TRAINING = pl.DataFrame({"trajectory": ["low"], "step": [10], "loss": [7.5]})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def planted_study(tmp_path_factory) -> dict:
 def made(planted_study, tmp_path_factory) -> Path:
     """That study published, and its own files gone."""
     folder = tmp_path_factory.mktemp("published") / "made-up"
-    publish(folder, planted_study, ABOUT, ABSENT, TRAINING)
+    publish(folder, planted_study, ABOUT, ABSENT)
     return folder
 
 
@@ -98,20 +97,12 @@ def test_the_page_says_what_is_missing(made):
     assert "| checkpoint | not measured yet | 1 |" in page
     assert page.count("| supported |") == 2
     assert "a | b" in page.partition("| Claim |")[0]
-    assert pl.read_parquet(made / published.TRAINING).equals(TRAINING)
 
 
-def test_logs_of_all_runs_are_published_and_the_scale_is_named(tmp_path):
+def test_the_scale_and_the_machine_are_named(tmp_path):
     changes = tmp_path / "changes.yaml"
     changes.write_text(f"folders: {{resources: {tmp_path}}}\nscale: {{name: same}}\n")
     plan = load_plan("smoke", str(changes))
-    assert training_log(plan).is_empty()
-    for link, steps in (("from-0", (10, 20)), ("from-20", (30, 40))):
-        path = Path(plan.paths.link("smoke", link), "log.parquet")
-        path.parent.mkdir(parents=True)
-        pl.DataFrame({"step": steps, "loss": 5.0, "learning_rate": 0.1}).write_parquet(path)
-    log = training_log(plan)
-    assert log.select("trajectory", "step").rows() == [("smoke", step) for step in (10, 20, 30, 40)]
     about = about_study(plan)
     assert (about["study"], about["title"][-14:]) == ("smoke-same", " at scale same")
     assert about["machine"]["cores"] > 0
@@ -120,7 +111,7 @@ def test_logs_of_all_runs_are_published_and_the_scale_is_named(tmp_path):
 
 def test_nothing_is_published_of_a_study_without_results(tmp_path, planted_study):
     with pytest.raises(RuntimeError, match="nothing of `made-up` is measured yet"):
-        publish(tmp_path / "made-up", planted_study | {"losses": []}, ABOUT, [], TRAINING)
+        publish(tmp_path / "made-up", planted_study | {"losses": []}, ABOUT, [])
     assert not list(tmp_path.iterdir())
 
 
@@ -132,16 +123,6 @@ def test_another_verdict_is_noticed(made, tmp_path):
         pl.read_parquet(folder / "tables/verdicts.parquet"), tables_of(folder)["verdicts"]
     )
     assert any(line.startswith(f"decay-raises {planted.METHOD} kl docstrings: effect was ") for line in changed)
-
-
-def test_logs_are_thinned_to_means_that_end_with_the_last_step():
-    log = pl.DataFrame({"step": range(10, 1010, 10), "loss": [float(n) for n in range(100)], "learning_rate": 0.5})
-    thin = published.thinned(log, most=30)
-    assert thin.columns == log.columns
-    assert len(thin) == 25
-    assert thin.row(-1) == (1000, 97.5, 0.5)
-    assert published.thinned(log, most=100).equals(log)
-    assert published.thinned(log.clear()).is_empty()
 
 
 @pytest.mark.parametrize("study", [*STUDIES, "made-up"], ids=lambda study: getattr(study, "name", study))

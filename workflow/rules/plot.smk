@@ -10,6 +10,7 @@ rule plot:
         measurements=f"{PATHS.tables()}/measurements.parquet",
         checkpoints=f"{PATHS.tables()}/checkpoints.parquet",
         schedules=f"{PATHS.tables()}/schedules.parquet",
+        training=f"{PATHS.tables()}/training.parquet",
         runs=f"{PATHS.tables()}/runs.parquet",
         verdicts=f"{PATHS.tables()}/verdicts.parquet",
         noise=f"{PATHS.tables()}/noise.parquet",

@@ -21,6 +21,7 @@ rule tabulate:
         runs=coordinates.runs(PLAN),
         circumstances=PLAN.circumstances(),
         schedules=PLAN.schedules(),
+        training=PLAN.training_logs(),
         refused=PLAN.refused_cells(),
         neighbours=PLAN.neighbours,
         no_repeat=NO_REPEAT,

@@ -13,6 +13,7 @@ from scripts.lib.analysis.costs import COSTS
 from scripts.lib.analysis.datasets import DATASETS
 from scripts.lib.analysis.judging import COMPARISONS, VERDICTS
 from scripts.lib.analysis.noise import NOISE
+from scripts.lib.analysis.training import TRAINING
 
 
 def _columns(*names: str, kind=pl.String) -> dict:
@@ -72,6 +73,7 @@ TABLES = {
     "runs": RUNS,
     "checkpoints": CHECKPOINTS,
     "schedules": SCHEDULES,
+    "training": TRAINING,
     "datasets": DATASETS,
     "measurements": MEASUREMENTS,
     "noise": NOISE,

@@ -196,13 +196,16 @@ def scale_ends(axis, values: list[float], share: bool) -> None:
     known = [value for value in values if value is not None]
     if known and min(known) > 0 and max(known) > WIDE * min(known):
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{100 * value:.3g} %" if share else f"{value:.3g}")
-        )
+        log_ticks(axis.xaxis, share)
     else:
         axis.locator_params(axis="x", nbins=4)
+
+
+def log_ticks(side, share: bool = False) -> None:
+    """Ticks at 1, 2 and 5 of each power of ten along a logarithmic axis, as plain numbers, or in percent."""
+    side.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    side.set_minor_locator(NullLocator())
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %" if share else f"{value:.3g}"))
 
 
 def focus(values: list[float]) -> tuple[float, float]:

@@ -18,7 +18,11 @@ from scripts.lib.report.figures import MARKERS, method_markers
 SEEDS = ("seed", "data_seed")
 IDENTITY = ("trajectory", "family", "root", "kind", "parent", "parent_checkpoint")
 PEAK = "schedule.peak"
-WORDS = {PEAK: "peak rate", "schedule.name": "schedule"}  # of settings that their path says badly
+WORDS = {  # of settings that their path says badly
+    PEAK: "peak rate",
+    "schedule.name": "schedule",
+    "optimizer.name": "optimizer",
+}
 LINES = {TRUNK: "-", BRANCH: "--", AVERAGE: "none"}
 KIND_WORDS = {TRUNK: "run", BRANCH: "branch", AVERAGE: "average"}
 MANY = {TRUNK: "runs", BRANCH: "branches", AVERAGE: "averages"}

@@ -16,14 +16,20 @@ from scripts.lib.analysis.tables import CELL
 
 FOLDER = Path("reports/published")
 MOST_BYTES = 20_000_000  # of the whole folder
-MOST_LINES = 200  # of a run in the log of training
 ABOUT, PLAN, CLAIMS = "about.json", "plan.json", "claims.jsonl"
-MANIFESTS, TRAINING = "manifests.parquet", "training.parquet"
+MANIFESTS = "manifests.parquet"
 MANIFEST_KINDS = ("checkpoints", "quantized")
 MEASURED_KINDS = ("losses", "tasks")
-MADE = ("benchmarks", "schedules", "record", "repeat", *MANIFEST_KINDS, *MEASURED_KINDS)  # arguments with files here
-COPIED = ("costs", "schedules")  # tables that rest on nothing else in the folder
-AT_STEP = ("step", "learning_rate")  # of a line of the log, beside means
+MADE = (
+    "benchmarks",
+    "schedules",
+    "training",
+    "record",
+    "repeat",
+    *MANIFEST_KINDS,
+    *MEASURED_KINDS,
+)  # arguments with files here
+COPIED = ("costs", "schedules", "training")  # tables that rest on nothing else in the folder
 NO_SUMS = ("window",)  # numbers of a segment that say where it lies
 ARROW = "ARROW:schema"  # metadata of the format, not of the measurement
 ZSTD = {"compression": "zstd", "compression_level": 19}
@@ -73,23 +79,12 @@ def unpack(folder: Path, scratch: Path) -> dict:
         arguments[kind] = list(_write_measured(folder / f"{kind}.parquet", found, scratch / kind))
     repeat = folder / "repeat.parquet"
     return arguments | {
-        "benchmarks": scratch / "benchmarks",  # none: costs are copied
+        "benchmarks": scratch / "benchmarks",  # none: costs are copied, and so are logs of training
+        "training": [],
         "schedules": list(_curves(pl.read_parquet(folder / "tables/schedules.parquet"))),
         "record": folder / CLAIMS,
         "repeat": repeat if repeat.is_file() else None,
     }
-
-
-def thinned(log: pl.DataFrame, most: int = MOST_LINES) -> pl.DataFrame:
-    """A run's log of training in at most so many lines, each the mean over as many steps; rates are those of its step.
-
-    Args:
-        log: step, learning_rate and further numbers, a row an update that was logged, in order.
-    """
-    several = -(-len(log) // most) or 1
-    group = (pl.int_range(pl.len()) - pl.len()) // several  # counted from the end, so that the last step is kept
-    lines = log.group_by(group.alias("group"), maintain_order=True)
-    return lines.agg(pl.col(AT_STEP).last(), pl.exclude(AT_STEP).mean()).select(log.columns)
 
 
 def size(folder: Path) -> int:

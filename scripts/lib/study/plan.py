@@ -128,6 +128,17 @@ class Plan:
         names = sorted({cell.trajectory for cell in self.losses})
         return [curve for name in names if (curve := self.trajectories[name].curve(points))]
 
+    def training_logs(self) -> list[dict]:
+        """Of every run that is trained here: trajectory, tokens_per_step, and `files`, the logs of its links."""
+        runs = (self.trajectories[name] for name in self.by_source("train"))
+        return [
+            {
+                **{"trajectory": run.name, "tokens_per_step": run.tokens_per_step},
+                "files": [f"{self.paths.link(run.name, link)}/log.parquet" for link in run.links],
+            }
+            for run in runs
+        ]
+
 
 def make_plan(config: dict, folder: Path | str = "config") -> Plan:
     """Check the config and work the study out.
