@@ -102,12 +102,13 @@ def predictor(
     """
     try:
         model = Blockwise(folder, dtype, device)
-        states = model.kept(*shared) if shared else None
+        states = model.kept(*shared, windows.shape) if shared else None
         if states is None:
             states = model.states(windows, batch_size)
             if shared:
                 model.keep(states, *shared)
-                states = model.kept(*shared)
+                kept = model.kept(*shared, windows.shape)
+                states = states if kept is None else kept
         return lambda batch, ids: model.logits(ids, states[batch])
     except NotByBlocks as reason:
         logging.getLogger(__name__).info("%s is loaded whole: %s", folder, reason)

@@ -227,9 +227,16 @@ def with_ignored_float8(tensors: dict) -> dict:
     return tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4).to(torch.float8_e5m2)}
 
 
+def with_other_prefix(tensors: dict) -> dict:
+    """A tensor without the prefix that all have, or with one more, of which transformers keeps one."""
+    name = next(name for name in sorted(tensors) if "layers" in name)
+    return tensors | {name.partition(".")[2]: tensors[name] + 1}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (with_other_prefix, r"does not load: it has one tensor under two names: \S*layers\.\S+ and \S*layers\.\S+ "),
         (
             with_ignored_float8,
             "does not load: (float8_e5m2 is no type of weights .*rotary_emb|unexpected: .*rotary_emb)",

@@ -25,6 +25,7 @@ from scripts.lib.runtime.logs import Progress
 
 FULL = "float32"
 PROBE = 8  # tokens of a forward pass that shows which module is which
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 KEY, SEVERAL, STATES = "of", "several", "states"  # what a file of hidden states holds
 
 
@@ -133,9 +134,13 @@ class Blockwise:
         finally:
             scratch.unlink(missing_ok=True)
 
-    def kept(self, path: Path, key: str):
+    def kept(self, path: Path, key: str, windows: tuple[int, int]):
         """Hidden states of all windows from a file, of which slices are read when they are asked for; None if they are
         not there, are of something else, or cannot be read, as after a crash of the machine.
+
+        Args:
+            key: as of `keep`.
+            windows: their shape, [n, window].
         """
         if not path.is_file():
             return None
@@ -147,8 +152,18 @@ class Blockwise:
             return None
         if about.get(KEY) != key:
             return None
+        found, expected = (states.get_dtype(), states.get_shape()), (DTYPES[self.dtype], [*windows, self._width()])
+        if found != expected:
+            logging.getLogger(__name__).warning(
+                "%s holds %s %s where %s %s are asked for, and is made again", path, *found, *expected
+            )
+            return None
         self.several = about[SEVERAL] == str(True)
         return states
+
+    def _width(self) -> int:
+        """Numbers of a token's hidden state."""
+        return self.model.config.get_text_config().hidden_size
 
     def _as_returned(self, states: torch.Tensor):
         return (states, None, None) if self.several else states

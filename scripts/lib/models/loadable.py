@@ -1,7 +1,7 @@
 """Whether a model folder will load, judged as transformers judges it when it loads, but without reading its weights."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -15,7 +15,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers.modeling_utils import load_state_dict
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.modeling_utils import PreTrainedModel, load_state_dict
 from transformers.utils import logging
 
 from scripts.lib.models import own_code
@@ -104,6 +106,8 @@ def _problems(folder: Path) -> str:
             tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
             if found := [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]:
                 return "; ".join(found)
+            if twice := _twice(model, tensors):
+                return f"it has one tensor under two names: {_some(twice)}"
             if wrong := _wrong_types(load, tensors, model):
                 return wrong
             if tokens > rows:
@@ -129,6 +133,24 @@ def _wrong_types(load: Callable, tensors: dict[str, torch.Tensor], model: torch.
     wrong |= {name for name, dtype in others.items() if dtype.is_floating_point}
     kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others.values()}))
     return f"{kinds} is no type of weights (float16, bfloat16, float32 or 64): {_some(wrong)}" if wrong else ""
+
+
+def _twice(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """Names of tensors that transformers takes for one of the model's, each pair as `a and b`; one would be lost.
+
+    It puts a prefix before names or takes it off, and has other names for some (`gamma`), as its own loading does here.
+    """
+    mapping, own, prefix = get_model_conversion_mapping(model), model.state_dict(), model.base_model_prefix
+    kinds = [[entry for entry in mapping if isinstance(entry, kind)] for kind in (WeightRenaming, WeightConverter)]
+    first, twice = {}, set()
+    for name in sorted(names):
+        renamed, merged = rename_source_key(name, *kinds, prefix, own)
+        if renamed not in own and name in own:
+            renamed = name
+        known = name.removeprefix(f"{prefix}.") if merged else renamed  # of many that become one, each is its own
+        if (other := first.setdefault(known, name)) != name:
+            twice.add(f"{other} and {name}")
+    return twice
 
 
 class _Excess(Exception):
