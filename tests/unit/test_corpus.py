@@ -253,7 +253,7 @@ def test_a_version_is_no_folder_outside(tmp_path, read_published, monkeypatch, v
         files[at] = yaml.safe_dump({"configs": [{"config_name": "a", "version": version}]}).encode()
     commit = read_published.server.add("datasets/org/data", "main", files)
     (tmp_path / "outside" / commit).mkdir(parents=True)
-    with pytest.raises(ValueError, match="org/data at .*, row 1: its card has a `version` that is no name: .*"):
+    with pytest.raises(ValueError, match=r"org/data at .*, row 1: its card has a `version` that is no name: .*"):
         read_published(files, at_commit=True)
     assert (tmp_path / "outside" / commit).exists()
 
