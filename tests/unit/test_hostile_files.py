@@ -564,6 +564,31 @@ def test_an_index_that_transformers_does_not_load_is_refused(take, files, tmp_pa
 
 
 @one_class
+@pytest.mark.parametrize("kind", [whole, sharded, of_one_numbered_pickle])
+def test_weights_far_larger_than_the_model_are_not_downloaded(take, files, server, tmp_path, monkeypatch, kind):
+    """Neither in one file nor in those that an index names."""
+    monkeypatch.setattr(fetching, "SPARE", 2**16)
+    published = kind(files)
+    large = next(name for name in published if name.endswith((".safetensors", ".bin")))
+    manifest = take(published | {large: published[large] + bytes(2**20)})
+    require_refused(
+        manifest, tmp_path / "model", r"its weight files have 1\d+ bytes, and the model of its config\.json \d+ at most"
+    )
+    assert not any(address.endswith((".safetensors", ".bin")) for _, address, *_ in server.requests)
+    assert take(published)["status"] == "ok"
+
+
+@one_class
+def test_a_config_without_a_model_downloads_no_large_weights(take, files, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "SPARE", 2**10)
+    manifest = take(files | {"config.json": edited(files["config.json"], num_attention_heads=0)})
+    require_refused(
+        manifest, tmp_path / "model", r"transformers makes no model of its config\.json \(ZeroDivisionError"
+    )
+    assert not any(address.endswith(WEIGHTS) for _, address, *_ in server.requests)
+
+
+@one_class
 def test_weights_that_transformers_would_not_find_are_refused(take, files, tmp_path):
     hostile = files | {"weights.safetensors": files[WEIGHTS]}
     del hostile[WEIGHTS]

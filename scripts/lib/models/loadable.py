@@ -59,8 +59,7 @@ def require_loadable(folder: Path | str) -> None:
         raise ValueError(f"{folder}/config.json: `transformers_weights` chooses other weight files; take it out")
     if (folder / INDEX).is_file() and not isinstance(read_json(folder / INDEX).get("metadata"), dict):
         raise ValueError(f"{folder / INDEX} has no `metadata`, without which transformers does not load it")
-    if too_many := [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]:
-        raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
+    _require_few(folder, config)
     if own_code.pinned(folder):
         return
     try:
@@ -69,6 +68,33 @@ def require_loadable(folder: Path | str) -> None:
         problems = f"{error} (to make the model of its config.json and to run it on {TRIED} tokens, without weights)"
     if problems:
         raise ValueError(f"{folder} does not load: {problems}")
+
+
+def largest_weights(folder: Path | str) -> int:
+    """Bytes of the weights of the model that a folder's config.json makes, in the widest type; made in a child.
+
+    Raises:
+        ValueError: transformers cannot make it, or takes more than `MEMORY` or `SECONDS` for it.
+    """
+    folder = Path(folder)
+    _require_few(folder, read_json(folder / "config.json"))
+
+    def count_in_child() -> Iterator[int]:
+        torch.set_num_threads(1)
+        with _silently():
+            yield sum(tensor.numel() for tensor in load_empty(folder).state_dict().values()) * torch.float64.itemsize
+
+    try:
+        (size,) = streamed(count_in_child, MEMORY, SECONDS)
+    except ValueError as error:
+        raise ValueError(f"transformers makes no model of its config.json ({error})") from error
+    return size
+
+
+def _require_few(folder: Path, config: dict) -> None:
+    """Check how many blocks, experts and labels a config asks for, of which transformers makes lists; ValueError."""
+    if too_many := [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]:
+        raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
 
 
 def _in_child(folder: Path) -> Iterator[str]:
