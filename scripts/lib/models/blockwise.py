@@ -152,7 +152,8 @@ class Blockwise:
             return None
         if about.get(KEY) != key:
             return None
-        found, expected = (states.get_dtype(), states.get_shape()), (DTYPES[self.dtype], [*windows, self._width()])
+        found = (states.get_dtype(), states.get_shape())
+        expected = (DTYPES[self.dtype], [*windows, self._width() or found[1][-1]])
         if found != expected:
             logging.getLogger(__name__).warning(
                 "%s holds %s %s where %s %s are asked for, and is made again", path, *found, *expected
@@ -161,9 +162,9 @@ class Blockwise:
         self.several = about[SEVERAL] == str(True)
         return states
 
-    def _width(self) -> int:
-        """Numbers of a token's hidden state."""
-        return self.model.config.get_text_config().hidden_size
+    def _width(self) -> int | None:
+        """Numbers of a token's hidden state; None where the config of own code does not say."""
+        return getattr(self.model.config.get_text_config(), "hidden_size", None)
 
     def _as_returned(self, states: torch.Tensor):
         return (states, None, None) if self.several else states
