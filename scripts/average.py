@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scripts.lib.data.windows import draw_windows, text_seed
+from scripts.lib.data.windows import TooFew, draw_windows, text_seed
 from scripts.lib.models.averaging import Unlike, Weight, average, require_alike
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
@@ -102,5 +102,8 @@ if __name__ == "__main__":
     folders = [Path(folder) for folder in snakemake.input.models]
     device = pick_device(snakemake.params.device)
     weighing = snakemake.params.weighing
-    manifest = averaged(folders, members, out, identity, weighing, text_of(snakemake), device)
+    try:
+        manifest = averaged(folders, members, out, identity, weighing, text_of(snakemake), device)
+    except TooFew as error:
+        manifest = refuse(out, identity, str(error))
     manifests.write(snakemake.output.manifest, manifest)

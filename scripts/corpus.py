@@ -252,6 +252,7 @@ def texts_of_hub(definition: dict) -> Iterator[str]:
 
     if locks.is_published(definition):
         only_from_the_hub()
+        only_in_the_cache()
     which, field = (definition.get("name"), definition.get("revision")), definition.get("text_field", "text")
     rows, most = None, ROW_MEMORY
     while True:
@@ -335,6 +336,24 @@ def only_from_the_hub() -> None:
 
     for protocol in {*fsspec.available_protocols()} - ADDRESSES:
         fsspec.register_implementation(protocol, Elsewhere, clobber=True)
+
+
+def only_in_the_cache() -> None:
+    """Let `datasets` in this process call no folders of its cache by what a card says, unless that is a plain name.
+
+    It reads what is known of a data set in such a folder, and removes one that is empty.
+    """
+    from datasets import DatasetBuilder
+
+    called = DatasetBuilder._relative_data_dir
+
+    def checked(builder, *args, **kwargs) -> str:
+        for key, value in (("config_name", builder.config_id), ("version", str(builder.config.version))):
+            if "/" in value or value in ("", ".", "..") or not value.isprintable():
+                raise NotPlainError(f"its card has a `{key}` that is no name: {one_line(repr(value), 200)}")
+        return called(builder, *args, **kwargs)
+
+    DatasetBuilder._relative_data_dir = checked
 
 
 def commit_of(definition: dict) -> dict[str, str]:

@@ -102,12 +102,13 @@ def predictor(
     """
     try:
         model = Blockwise(folder, dtype, device)
-        states = model.kept(*shared) if shared else None
+        states = model.kept(*shared, windows.shape) if shared else None
         if states is None:
             states = model.states(windows, batch_size)
             if shared:
                 model.keep(states, *shared)
-                states = model.kept(*shared)
+                kept = model.kept(*shared, windows.shape)
+                states = states if kept is None else kept
         return lambda batch, ids: model.logits(ids, states[batch])
     except NotByBlocks as reason:
         logging.getLogger(__name__).info("%s is loaded whole: %s", folder, reason)
@@ -235,7 +236,7 @@ def main(snakemake) -> None:
     """Evaluate one cell as the rule asks and write its parquet; a cell that is or was refused has an empty one.
 
     Raises:
-        ValueError: a model's own code is not as it was pinned, or the corpus has not one whole window.
+        ValueError: a model's own code is not as it was pinned.
     """
     params, cell = snakemake.params, manifests.read(snakemake.input.manifest)
     torch.set_num_threads(params.threads)
@@ -244,13 +245,13 @@ def main(snakemake) -> None:
     table = polars.DataFrame(schema=SCHEMA)
     if cell["status"] == "ok":
         tokens_manifest, tokens, documents = snakemake.input.validation
-        windows = load_windows(tokens, params.window, None if params.windows == "all" else params.windows)
         baseline = Path(snakemake.input.baseline) if snakemake.input.get("baseline") else None
         model = Path(snakemake.input.weights)
         for folder in filter(None, (model, baseline)):
             own_code.is_trusted(folder)
         settings = (params.batch_size, params.dtype, device, shared_states(snakemake, device))
         try:
+            windows = load_windows(tokens, params.window, None if params.windows == "all" else params.windows)
             with refusing("transformers"):
                 require_fit(model, params.window)
                 results = evaluate_loss(model, baseline, windows, *settings)

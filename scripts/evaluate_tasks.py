@@ -17,6 +17,7 @@ import polars as pl
 
 from scripts.lib.data import suites
 from scripts.lib.runtime import manifests
+from scripts.lib.runtime.confined import TimeOnCore
 from scripts.lib.runtime.shortages import Refused, is_device_full, refusing
 
 METRICS = {
@@ -31,6 +32,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALL
 SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
 REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")  # all that the harness asks of a model
 OF_DOCUMENTS = ("build_all_requests", "process_results")  # what the harness asks of a task, a document at a time
+SECONDS = 600  # of a core, for what the harness makes of a task's data, among it patterns; in config/README.md
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
 
 
@@ -159,7 +161,7 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
 
     Raises:
         ValueError: a field of an own task names a column that the documents do not have.
-        Refused: a task of the harness cannot be made of its data; so does what its object does later.
+        Refused: a task of the harness cannot be made of its data, or not in time; so does what its object does later.
     """
     from lm_eval.tasks import TaskManager
 
@@ -168,13 +170,19 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
         if task.own:
             tasks[name] = build_task(manager, name, task, data_root, cache)
             continue
-        refused = refusing_data({name: task})
+        refused = refusing_in_time({name: task})
         tasks[name] = refused(build_task)(manager, name, task, data_root, cache)
         for asked in OF_DOCUMENTS:
             setattr(tasks[name], asked, refused(getattr(tasks[name], asked)))
         averages = {metric: refused(average) for metric, average in tasks[name].aggregation().items()}
         tasks[name].aggregation = functools.partial(dict, averages)
     return tasks
+
+
+def refusing_in_time(tasks: dict[str, suites.Task]) -> Callable[[Callable], Callable]:
+    """A decorator of what reads a hub's data, as `refusing_data`; all that it decorates has `SECONDS` together."""
+    time = TimeOnCore(SECONDS)
+    return lambda call: refusing_data(tasks)(time.spent()(call))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import logging
 import pickle
 import pickletools
 import shutil
+import tempfile
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from scripts.lib.hub import client
 from scripts.lib.models import own_code, taking
 from scripts.lib.models.folders import validate_model_folder, weight_map
-from scripts.lib.models.loadable import require_loadable
+from scripts.lib.models.loadable import largest_weights, require_loadable
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import more_memory
 from scripts.lib.runtime.logs import open_log
@@ -36,6 +37,7 @@ TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebu
 ALLOWED = {"collections.OrderedDict", "torch.storage.UntypedStorage", "torch.storage.TypedStorage"}
 ALLOWED |= {f"torch._utils.{name}" for name in TENSORS} | {f"torch.{kind.__name__}" for kind in torch._storage_classes}
 MOST_COPIES = 4  # of pickled weights that are stored once: tied ones are written twice
+SPARE = 2**30  # bytes of weight files that are no weights: masks, and what ties
 MORE = 2**30  # bytes of memory beyond twice a pickle's size, to read it
 PICKLED = (".bin", ".bin.index.json")
 WEIGHTS = (".safetensors", ".safetensors.index.json", *PICKLED)
@@ -78,7 +80,7 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
 
     Raises:
         Unavailable: the hub does not give a file, or the model needs other code of its repository.
-        Unusable: its files are no whole model.
+        Unusable: its files are no whole model, or far larger than it.
     """
     fetch_code(resolved, code, state)
     files = client.model_files(resolved["files"], client.origin(resolved), code)  # a lock may list anything
@@ -86,6 +88,8 @@ def fetch(resolved: dict, tokenizer: Path, state: Path, out: Path, code: dict[st
     client.fetch_files(resolved | {"files": {name: files[name] for name in files.keys() - weights}}, state)
     with explained(resolved, state):
         chosen = weights_of(files.keys(), state)
+        if not code:
+            require_no_larger(sum(files[name]["bytes"] for name in chosen), state, resolved["repo"])
     client.fetch_files(resolved | {"files": {name: files[name] for name in files if name in chosen}}, state)
     with manifests.staged_folder(out) as scratch, explained(resolved, state, scratch):
         for name in files:
@@ -144,6 +148,24 @@ def weights_of(names: Set[str], state: Path) -> set[str]:
     if others := sorted(name for name in chosen if name not in names or not name.endswith(f".{kind}")):
         raise ValueError(f"{index} names {others[0]!r}, which is no weight file of the repository")
     return {index, *chosen}
+
+
+def require_no_larger(size: int, state: Path, repo: str) -> None:
+    """Check that weight files of so many bytes can be those of the model of a fetched config, before they are fetched.
+
+    Raises:
+        Unavailable: transformers has no class for the model.
+        ValueError: they are far larger, or transformers makes no model of it.
+    """
+    if size <= SPARE:
+        return
+    with tempfile.TemporaryDirectory(prefix="trajquant-config-") as scratch:
+        shutil.copy(state / "config.json", scratch)
+        taking.clean(Path(scratch))
+        set_classes(Path(scratch, "config.json"), repo, {})
+        most = largest_weights(scratch)
+    if size > most + SPARE:
+        raise ValueError(f"its weight files have {size} bytes, and the model of its config.json {most} at most")
 
 
 def convert(files: list[Path], out: Path) -> None:

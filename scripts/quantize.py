@@ -222,19 +222,21 @@ def main(snakemake) -> None:
     source = manifests.read(snakemake.input.manifest)
     settings, calibration = recipe.get("calibration"), None
     torch.manual_seed(settings["seed"] if settings else 0)
-    if settings:
-        tokens_manifest, tokens = snakemake.input.calibration
-        seed = text_seed(settings["seed"], params.text["draw"], params.text["run_seed"])
-        calibration = draw_windows(Path(tokens), settings | {"seed": seed})
-        content = manifests.read(tokens_manifest)["sha256"]
-        settings = settings | {"tokens": int(calibration.size), "sha256": content}
     out, records = Path(snakemake.output.model), Path(snakemake.output.layers)
-    if source["status"] == "ok":
+    try:
+        if settings:
+            tokens_manifest, tokens = snakemake.input.calibration
+            seed = text_seed(settings["seed"], params.text["draw"], params.text["run_seed"])
+            calibration = draw_windows(Path(tokens), settings | {"seed": seed})
+            content = manifests.read(tokens_manifest)["sha256"]
+            settings = settings | {"tokens": int(calibration.size), "sha256": content}
+        if source["status"] != "ok":
+            raise Refused(f"its checkpoint was refused: {source['reason']}")
         probe = draw_windows(Path(snakemake.input.probe[1]), params.probe)
         weights = Path(snakemake.input.weights)
         result = quantize(weights, recipe, calibration, probe, out, records, params.dtype, device)
-    else:
-        result = refuse(f"its checkpoint was refused: {source['reason']}", out, records)
+    except Refused as refused:
+        result = refuse(str(refused), out, records)
     manifest = {
         "kind": "quantized",
         **{name: wildcards[name] for name in ("trajectory", "checkpoint", "method")},

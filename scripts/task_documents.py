@@ -16,6 +16,7 @@ CONTINUATION_WORDS = 10
 CLOZE_WORDS = 48  # a cloze asks for the end of a sentence within the first so many words
 CHOICES = 4
 NEIGHBOURS = 24  # wrong continuations come from so many documents nearest in length
+LONGEST = 10**5  # characters of those words; of scripts without blanks a word is a sentence
 ROLLING_CHARACTERS = (100, 1000)
 SENTENCE_END = re.compile(r"(?<=\S) [A-Za-z]{3,}(?=[.!?](?:\s|$))")
 
@@ -108,8 +109,12 @@ def rolling_document(row: dict) -> dict | None:
 
 
 def first_words(text: str, count: int) -> list[re.Match]:
-    """The first so many words of a text; a list of all those of a long document takes gigabytes."""
-    return list(itertools.islice(re.finditer(r"\S+", text), count))
+    """The first so many words of a text; a list of all those of a long document takes gigabytes.
+
+    None where they have more than `LONGEST` characters, which would stand in a document for each choice.
+    """
+    words = list(itertools.islice(re.finditer(r"\S+", text), count))
+    return words if words and words[-1].end() - words[0].start() <= LONGEST else []
 
 
 def _continuation(row: dict) -> dict | None:

@@ -15,6 +15,8 @@ from scripts.lib.runtime.logs import Progress, open_log
 from scripts.lib.runtime.shortages import Refused, refusing
 
 BATCH = 1024
+MOST_A_TOKEN = 32  # bytes of text, on average; known tokenizers have 3 to 8
+FEWEST = 4096  # bytes of text that say something of that
 MOST_CHARACTERS = 10**7  # that are encoded at once, for each takes 0.2 to 0.4 KB
 
 
@@ -31,7 +33,8 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
             `documents` (parquet: document; start and tokens, in tokens of the stream, with the end-of-text token;
             characters; UTF-8 bytes) and `manifest`, which is also returned.
 
-    Raises ValueError if the tokenizer has no end-of-text token, or fails on a document, as it may on rare words.
+    Raises ValueError if the tokenizer has no end-of-text token, or fails on a document, as it may on rare words, or
+    makes far too few tokens.
     """
     from transformers import AutoTokenizer
 
@@ -47,6 +50,8 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
         except Refused as error:
             raise ValueError(f"{error}; take another tokenizer, or tell its owners") from error
         count = int(index["tokens"].sum())
+        if why := too_few(count - index.height, int(index["bytes"].sum())):
+            raise ValueError(f"the tokenizer {tokenizer} does not fit {text}: {why}; take another tokenizer")
         np.save(out["tokens"], np.memmap(raw, dtype=width, mode="r") if count else np.empty(0, dtype=width))
     index.write_parquet(out["documents"], compression="zstd", compression_level=3)
     manifest = {
@@ -62,6 +67,16 @@ def tokenize(text: str, tokenizer: str, names: dict[str, str], out: dict[str, st
     manifests.write(out["manifest"], manifest)
     logging.getLogger("trajquant").info("%d documents, %d tokens", index.height, count)
     return manifest
+
+
+def too_few(tokens: int, size: int) -> str:
+    """What to say of a tokenizer that makes so few tokens, none of which ends a text, of so many bytes; else nothing.
+
+    Of one that makes a token of a document there may be not one whole window.
+    """
+    if size < FEWEST or size <= MOST_A_TOKEN * tokens:
+        return ""
+    return f"it makes {tokens} tokens of {size} bytes of text, and one in {MOST_A_TOKEN} at least is needed"
 
 
 def largest_id(tokenizer) -> int:

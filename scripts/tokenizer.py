@@ -13,13 +13,23 @@ from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import confined
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.shortages import is_shortage, kind_and_message
-from scripts.tokenize import encode_batch, largest_id
+from scripts.tokenize import encode_batch, largest_id, too_few
 
 END = "<|endoftext|>"
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to load a tokenizer and encode `SAMPLE`; in config/README
 RUN = 2000  # letters
 SAMPLE = ["", "a b " * (RUN // 4), "ab" * (RUN // 2), *(chr(code) * RUN for code in range(32, 127)), "\n" * RUN]
 SAMPLE += ["def mean(of):\n    return sum(of) / len(of)  # 1.5e-3\n", "Ünïcode, 漢字, кириллица, عربي and 🙂. " * 50]
+PAGE = " ".join(
+    f"Of the {10 * number} people in that town some went to another place by train." for number in range(70)
+)
+RARE = "".join(map(chr, (*range(0xA1, 0xD800), *range(0x1F300, 0x1FB00))))  # letters of all scripts, signs, emoji
+FEW = 16  # letters, among which one that becomes many tokens shows
+SAMPLE += [PAGE, RARE, *("".join(letters) for letters in zip(*[iter(RARE)] * FEW, strict=False))]
+AT_ONCE = 128  # texts
+LONGEST_ENTRY = 4096  # bytes of an entry of a vocabulary; runs of blanks or lines of a thousand are known
+LONGEST_PART = 64  # bytes of what is given, or tried, for a letter: the entry of those that it does not know, affixes
+MOST_BYTES = 64  # of the entries that stand for a byte of a document
 LARGEST_ID = 10**7  # of a token, for there are lists by it; the largest known vocabularies have some 300,000 entries
 MOST_TOKENS = 16  # a byte of a document, and as many at its ends
 
@@ -133,7 +143,7 @@ def try_out(folder: Path) -> None:
     """Load the tokenizer of a folder, if it has one, and encode a page with it, in a process of its own.
 
     Raises:
-        ValueError: that fails, takes more than `MEMORY` or `SECONDS`, or gives more than `MOST_TOKENS`.
+        ValueError: that fails, takes more than `MEMORY` or `SECONDS`, or gives too many tokens, or too few.
     """
     import transformers  # noqa: F401 - once, and not in each child
 
@@ -152,7 +162,8 @@ def encode_and_save(folder: str, saved: str) -> None:
     """Load a tokenizer, encode `SAMPLE` and save it, as is done with each, and the same with what was saved.
 
     Raises:
-        ValueError: a document has too many tokens, or ids that are none, or other ones by what was saved.
+        ValueError: a document has too many or too few tokens, or ids that are none, or other ones by what was saved; or
+            an entry is too long.
         Exception: whatever its files make transformers raise.
     """
     loaded = load(folder)
@@ -163,19 +174,53 @@ def encode_and_save(folder: str, saved: str) -> None:
 
 
 def encode_sample(loaded) -> list[list[int]]:
-    """The ids of `SAMPLE`; a ValueError where a document has too many tokens, or ids that are none."""
+    """The ids of `SAMPLE`; a ValueError where a document has too many or too few tokens, or ids that are none."""
     largest = largest_id(loaded)
     if largest > LARGEST_ID:
         raise ValueError(f"it has the id {largest}, and {LARGEST_ID} is the largest that is taken")
     if not isinstance(loaded.eos_token_id, int | None):
         raise ValueError("its `eos_token` is no token")
-    plain, marked = encode_batch(loaded, SAMPLE), loaded.backend_tokenizer.encode_batch_fast(SAMPLE)
-    for text, ids in zip(SAMPLE * 2, [*plain, *(encoding.ids for encoding in marked)], strict=True):
-        if max(ids, default=0) > largest:
-            raise ValueError(f"it makes id {max(ids)} of a text, and the largest of its vocabulary is {largest}")
-        if len(ids) > MOST_TOKENS * (len(text.encode()) + 1):
-            raise ValueError(f"it makes {len(ids)} tokens of a text of {len(text.encode())} bytes")
+    require_short(loaded)
+    sizes, plain = {number: len(entry.encode()) for entry, number in loaded.get_vocab().items()}, []
+    for first in range(0, len(SAMPLE), AT_ONCE):
+        texts = SAMPLE[first : first + AT_ONCE]
+        found, marked = encode_batch(loaded, texts), loaded.backend_tokenizer.encode_batch_fast(texts)
+        for text, ids in zip(texts * 2, [*found, *(encoding.ids for encoding in marked)], strict=True):
+            require_fitting(ids, len(text.encode()), largest, sizes)
+        plain += found
+    if why := too_few(len(plain[SAMPLE.index(PAGE)]), len(PAGE)):
+        raise ValueError(why)
     return plain
+
+
+def require_fitting(ids: list[int], size: int, largest: int, sizes: dict[int, int]) -> None:
+    """Check the ids of a text of so many bytes, with the largest id of the vocabulary and the bytes of its entries.
+
+    Raises:
+        ValueError: they are too many, or stand for too much, or one is none.
+    """
+    if max(ids, default=0) > largest:
+        raise ValueError(f"it makes id {max(ids)} of a text, and the largest of its vocabulary is {largest}")
+    if len(ids) > MOST_TOKENS * (size + 1):
+        raise ValueError(f"it makes {len(ids)} tokens of a text of {size} bytes")
+    if (made := sum(sizes.get(number, 0) for number in ids)) > MOST_BYTES * (size + 1):
+        raise ValueError(f"it makes tokens of {made} bytes of a text of {size}")
+
+
+def require_short(loaded) -> None:
+    """Check that no entry of a vocabulary, and nothing that stands for a letter, takes far more memory than a text.
+
+    Raises:
+        ValueError: one does.
+    """
+    model = loaded.backend_tokenizer.model
+    parts = {name: getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix")}
+    parts |= {"unk_token": getattr(model, "unk_token", None), "unk_token of its settings": loaded.unk_token}
+    for name, part in parts.items():
+        if (size := len((part or "").encode())) > LONGEST_PART:
+            raise ValueError(f"its {name} has {size} bytes, and {LONGEST_PART} at most are taken")
+    if (size := max((len(entry.encode()) for entry in loaded.get_vocab()), default=0)) > LONGEST_ENTRY:
+        raise ValueError(f"its vocabulary has an entry of {size} bytes, and {LONGEST_ENTRY} at most are taken")
 
 
 def load(folder: str):

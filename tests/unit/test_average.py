@@ -220,6 +220,23 @@ def test_a_member_without_a_loss_refuses_the_mean(members, tmp_path):
     assert "reads 64 tokens at most" in manifest["reason"]
 
 
+@pytest.fixture
+def certain(members):
+    """Members of one word, whose loss is 0, as a hub's tokenizer of one entry makes them: nothing else can follow."""
+    for folder in members:
+        model = load_dense(folder)
+        model.resize_token_embeddings(1)
+        model.save_pretrained(folder)
+    return members
+
+
+@pytest.mark.parametrize("weighing", [{"average": "metric", "penalty": 1.0}, {"average": "greedy"}])
+def test_a_loss_of_zero_weighs_nothing(certain, tmp_path, weighing):
+    manifest = averaged(certain, described(certain), tmp_path / "out", IDENTITY, weighing, np.zeros((2, 16), int))
+    assert manifest["status"] == "refused"
+    assert manifest["reason"] == "the loss of step-0 on calibration text is 0: leave that member out"
+
+
 def test_an_average_may_be_averaged(members, tmp_path):
     average(members[:2], tmp_path / "mean")
     average([tmp_path / "mean", members[2]], tmp_path / "out", [2.0, 1.0])

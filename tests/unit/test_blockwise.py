@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -120,6 +121,21 @@ def test_the_baseline_passes_once_for_all_cells_of_a_checkpoint(tmp_path):
     assert [path.name for path in (tmp_path / "hidden").iterdir()] == ["text.safetensors"]
     other = shared._replace(key="of another checkpoint")
     assert np.isnan(evaluate_loss(model, baseline, WINDOWS, 2, "bfloat16", "cpu", other)[1]).all(), "made anew"
+
+
+@pytest.mark.parametrize("change", [lambda kept: kept[:-1], lambda kept: kept[:, :, :-1], torch.Tensor.bfloat16])
+def test_shared_states_of_other_windows_or_another_type_are_made_again(tmp_path, caplog, change):
+    folder, path = save(tmp_path / "model"), tmp_path / "hidden/text.safetensors"
+    shared = Shared(path, "of this checkpoint")
+    expected = evaluate_loss(folder, None, WINDOWS, 2, "float32", "cpu", shared)
+    with safe_open(path, "pt") as file:
+        kept, about = file.get_tensor("states"), file.metadata()
+    save_file({"states": change(kept).contiguous()}, path, about)
+    for found, right in zip(evaluate_loss(folder, None, WINDOWS, 2, "float32", "cpu", shared), expected, strict=True):
+        assert np.array_equal(found, right)
+    assert f"{path} holds" in caplog.text
+    assert "F32 [5, 24, 32] are asked for, and is made again" in caplog.text
+    assert torch.equal(load_file(path)["states"], kept)
 
 
 def test_files_that_hold_something_else_are_loaded_whole(tmp_path):

@@ -1,5 +1,6 @@
 """confined: what a call in a child process may take, and what is said of one that fails."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -8,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from scripts.lib.runtime.confined import confined, more_memory, streamed
+from scripts.lib.runtime.confined import TimeOnCore, TooLongError, confined, more_memory, streamed
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,29 @@ def test_a_large_file_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.lib.runtime.confined.LARGEST_JSON", 1000)
     with pytest.raises(ValueError, match="File too large"):
         confined(lambda: (tmp_path / "a").write_bytes(b"a" * 2000), 10**8, 9)
+
+
+def test_all_times_on_a_core_count_together():
+    allowed = TimeOnCore(0.4)
+    spent = allowed.spent()(lambda seconds: work(seconds) or seconds)
+    assert spent(0.1) == 0.1
+    assert 0.1 < allowed.left < 0.35
+    with pytest.raises(TooLongError, match=r"^it takes more than 0\.4 s of a core$"):
+        spent(60)
+    with pytest.raises(TooLongError), allowed.spent():
+        work(60)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+    work(0.1)
+
+
+def work(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_an_end_that_a_library_passes_over_comes_again():
+    with pytest.raises(TooLongError), TimeOnCore(0.1).spent():
+        with contextlib.suppress(TooLongError):
+            work(60)
+        work(60)

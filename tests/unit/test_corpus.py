@@ -238,6 +238,26 @@ def test_a_revision_removes_no_folder_outside(tmp_path, read_published):
     assert (tmp_path / "outside").exists()
 
 
+@pytest.mark.parametrize("at", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "version", ["{}", "../../../../../../../../../../../../../../../../..{}", "..", "1.0.0\n", "a/b", ["../x"]]
+)
+def test_a_version_is_no_folder_outside(tmp_path, read_published, monkeypatch, version, at):
+    """`datasets` reads what is known of a data set in a folder called so, and removes one that is empty."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    version = version.format(tmp_path / "outside") if isinstance(version, str) else version
+    files = ROW | card("a.jsonl", **({"version": version} if at == "README.md" else {}))
+    if at != "README.md":
+        files[at] = yaml.safe_dump({"configs": [{"config_name": "a", "version": version}]}).encode()
+    commit = read_published.server.add("datasets/org/data", "main", files)
+    (tmp_path / "outside" / commit).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"org/data at .*, row 1: its card has a `version` that is no name: .*"):
+        read_published(files, at_commit=True)
+    assert (tmp_path / "outside" / commit).exists()
+
+
 @pytest.mark.parametrize("asked", ["card", "revision"])
 def test_a_commit_is_the_one_that_was_asked_for(tmp_path, read_published, asked):
     if asked == "card":

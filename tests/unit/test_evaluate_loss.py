@@ -141,6 +141,14 @@ def test_a_token_without_a_row_is_a_refused_cell(cell, tiny_model, token_stream)
 
 
 @pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+def test_a_text_of_less_than_a_window_is_a_refused_cell(cell, tiny_model, token_stream):
+    np.save(token_stream, np.ones(15, dtype=np.uint16))
+    metadata, table = cell(tiny_model)
+    assert (metadata["status"], table.height) == ("refused", 0)
+    assert "has 15 tokens, not one whole window of 16; use a shorter window" in metadata["reason"]
+
+
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.AcceleratorError("CUDA error: unknown"), OSError(errno.ENOSPC, "No space left")]
 )

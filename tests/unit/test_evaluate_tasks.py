@@ -2,6 +2,7 @@
 
 import ast
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -212,6 +213,28 @@ def test_a_task_that_cannot_be_made_of_a_hubs_data_makes_a_refused_result(root, 
     assert results["reason"].startswith(said)
     assert reason in results["reason"]
     assert pl.read_parquet(tmp_path / "tasks.parquet").is_empty()
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("hellaswag", [benchmark_rows.hellaswag(0) | {"ctx_a": "[" * 900_000}]),  # its pattern goes to the end for each
+        ("mathqa", [benchmark_rows.mathqa(0) | {"options": "a ) " * 200_000}]),  # as does this one, for each question
+    ],
+)
+def test_a_text_that_makes_a_benchmarks_patterns_slow_makes_a_refused_result(root, tmp_path, monkeypatch, task, rows):
+    monkeypatch.setattr("scripts.evaluate_tasks.SECONDS", 2)
+    write_suite(root, "hub", [task])
+    known = suites.load_tasks(suites.load_suite(root / "suites/suite-hub.yaml"), root / "suites")
+    for path in suites.document_files(known, root):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(rows).write_parquet(path)
+    before = time.process_time()
+    results = run(root, tmp_path, suite="hub")
+    assert time.process_time() - before < 30
+    assert results["status"] == "refused"
+    assert results["reason"].startswith(f"task {task} fails on its data (datasets/")
+    assert "TooLongError: it takes more than 2 s of a core" in results["reason"]
 
 
 PAIR = {"sentence1": "a b", "sentence2": "c", "label": 1, "idx": 0}

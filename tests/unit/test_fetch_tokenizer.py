@@ -161,6 +161,44 @@ def test_a_tokenizer_that_grows_is_refused(take, tmp_path, monkeypatch, parts, m
     assert not (tmp_path / "tokenizer").exists()
 
 
+WORD = "u" * 200_000
+RARE_LETTER = replace({"String": "ꙮ"}, "w1 " * 1000)
+RARE_ENTRY = replace({"String": "ꙮ"}, f" {'z' * 4000} ")
+
+
+@pytest.mark.parametrize(
+    ("parts", "model", "message"),
+    [
+        ({}, {"vocab": {END: 0, "w1": 1, WORD: 2}, "unk_token": WORD}, "its unk_token has 200000 bytes, and 64 at "),
+        ({}, {"vocab": {END: 0, "w1": 1, WORD: 2}}, "its vocabulary has an entry of 200000 bytes, "),
+        ({"normalizer": RARE_LETTER}, {}, "it makes 10[0-9]{2} tokens of a text of 48 bytes"),
+        (
+            {"normalizer": RARE_ENTRY},
+            {"vocab": {END: 0, "w1": 1, "z" * 4000: 2}},
+            "it makes tokens of 40.. bytes ",
+        ),
+        (
+            {"pre_tokenizer": None},
+            {},
+            r"it makes 1 tokens of 4\d+ bytes of text, and one in 32 at least is needed",
+        ),
+    ],
+)
+def test_a_tokenizer_that_multiplies_a_rare_letter_or_a_word_is_refused(take, tmp_path, parts, model, message):
+    """What it gives for a letter that it does not know, or for one that few texts have."""
+    known = json.loads((tmp_path / "source/tokenizer.json").read_text())["model"]
+    with pytest.raises(ValueError, match=rf"^tokenizer own: org/tokenizer at \w+: {message}.*`tokenizer_repo`$"):
+        take({"tokenizer.json": backend(tmp_path, **parts, model=known | model)})
+    assert not (tmp_path / "tokenizer").exists()
+
+
+@pytest.mark.parametrize("name", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_a_long_part_of_every_word_is_refused(take, tmp_path, name):
+    model = {"type": "BPE", "vocab": {END: 0, "a": 1}, "merges": [], "unk_token": END, name: WORD}
+    with pytest.raises(ValueError, match=f"its {name} has 200000 bytes, and 64 at most are taken"):
+        take({"tokenizer.json": backend(tmp_path, model=model)})
+
+
 def test_an_id_beyond_all_vocabularies_is_refused(take, tmp_path):
     """There are lists by ids: of 2^32 they take 34 GB."""
     model = json.loads(backend(tmp_path))["model"]

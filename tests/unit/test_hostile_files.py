@@ -227,9 +227,16 @@ def with_ignored_float8(tensors: dict) -> dict:
     return tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4).to(torch.float8_e5m2)}
 
 
+def with_other_prefix(tensors: dict) -> dict:
+    """A tensor without the prefix that all have, or with one more, of which transformers keeps one."""
+    name = next(name for name in sorted(tensors) if "layers" in name)
+    return tensors | {name.partition(".")[2]: tensors[name] + 1}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (with_other_prefix, r"does not load: it has one tensor under two names: \S*layers\.\S+ and \S*layers\.\S+ "),
         (
             with_ignored_float8,
             "does not load: (float8_e5m2 is no type of weights .*rotary_emb|unexpected: .*rotary_emb)",
@@ -554,6 +561,31 @@ def test_an_index_that_transformers_does_not_load_is_refused(take, files, tmp_pa
     del content["metadata"]
     manifest = take(hostile | {INDEX: json.dumps(content).encode()})
     require_refused(manifest, tmp_path / "model", f"{INDEX} has no `metadata`")
+
+
+@one_class
+@pytest.mark.parametrize("kind", [whole, sharded, of_one_numbered_pickle])
+def test_weights_far_larger_than_the_model_are_not_downloaded(take, files, server, tmp_path, monkeypatch, kind):
+    """Neither in one file nor in those that an index names."""
+    monkeypatch.setattr(fetching, "SPARE", 2**16)
+    published = kind(files)
+    large = next(name for name in published if name.endswith((".safetensors", ".bin")))
+    manifest = take(published | {large: published[large] + bytes(2**20)})
+    require_refused(
+        manifest, tmp_path / "model", r"its weight files have 1\d+ bytes, and the model of its config\.json \d+ at most"
+    )
+    assert not any(address.endswith((".safetensors", ".bin")) for _, address, *_ in server.requests)
+    assert take(published)["status"] == "ok"
+
+
+@one_class
+def test_a_config_without_a_model_downloads_no_large_weights(take, files, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "SPARE", 2**10)
+    manifest = take(files | {"config.json": edited(files["config.json"], num_attention_heads=0)})
+    require_refused(
+        manifest, tmp_path / "model", r"transformers makes no model of its config\.json \(ZeroDivisionError"
+    )
+    assert not any(address.endswith(WEIGHTS) for _, address, *_ in server.requests)
 
 
 @one_class

@@ -78,3 +78,12 @@ def test_texts_that_a_spreadsheet_would_run_are_texts_in_csv(tmp_path):
     back = pl.read_csv(tmp_path / "a.csv")
     assert back["reason"].to_list() == ["'=cmd()", "'+1", "'-1", "'@a", "' =1", "it fails: = 1", None]
     assert back["value"].to_list() == rows["value"]
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠﹦﹢﹣﹫\u2212")
+@pytest.mark.parametrize("before", ["", "\t", "\r", "\u3000", "\u200b", "\ufeff", "\u2060\u202e", "\x1b", "\u3164"])
+def test_wide_and_hidden_formulas_are_texts_in_csv_too(tmp_path, before, sign):
+    write_csv(pl.DataFrame({"reason": [f"{before}{sign}cmd()", f"a{before}{sign}1"]}), tmp_path / "a.csv")
+    lines = (tmp_path / "a.csv").read_bytes().decode()
+    assert f"'{before}{sign}cmd()" in lines
+    assert f"'a{before}{sign}1" not in lines

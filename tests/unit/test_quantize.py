@@ -320,6 +320,16 @@ def test_a_draw_changes_the_calibration_text_alone_and_is_named(tiny_model, tmp_
     assert len(set(found.values())) == 3
 
 
+@pytest.mark.parametrize("tiny_model", ["llama"], indirect=True)
+@pytest.mark.parametrize("tokens", [31, 32 * 7])
+def test_a_text_with_too_few_windows_is_a_refused_cell(tiny_model, tmp_path, tokens):
+    np.save(tmp_path / "tokens.npy", np.ones(tokens, dtype=np.uint16))
+    content = quantize_as_the_rule_does(tiny_model, tmp_path / "cell", tmp_path / "tokens.npy", 1, None)
+    assert content["status"] == "refused"
+    assert f"tokens.npy has {tokens if tokens < 32 else 7} " in content["reason"]
+    assert list((tmp_path / "cell/model").iterdir()) == []
+
+
 def quantize_as_the_rule_does(model, folder, tokens, draw, run_seed):
     """Manifest of a cell, made by `main`."""
     folder.mkdir()

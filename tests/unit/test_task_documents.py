@@ -77,6 +77,20 @@ def test_a_corpus_that_is_too_small_is_refused(tmp_path):
         make(tmp_path)
 
 
+def test_words_of_a_million_letters_become_no_documents(tmp_path):
+    """A hub's documents of 10 million characters would stand in each choice of others."""
+    texts = make_corpus(tmp_path / "validation.parquet")
+    expected = make(tmp_path)
+    long = [" ".join(f"w{number}{'x' * 10**4}" for number in range(60)) + " ends here. It does." for _ in range(9)]
+    frame = pl.DataFrame(
+        {"document": [*texts, *(f"f{number:015x}" for number in range(9))], "text": [*texts.values(), *long]}
+    )
+    frame.write_parquet(tmp_path / "validation.parquet")
+    found = make(tmp_path)
+    assert found == expected
+    assert max(len(item["context"]) for item in found["choice"]) < 10**4
+
+
 def test_documents_that_do_not_suit_are_left_out():
     assert cloze_document({"document": "a", "text": ""}) is None
     assert cloze_document({"document": "a", "text": "Too short a beginning."}) is None

@@ -92,6 +92,19 @@ def test_a_document_that_makes_a_tokenizer_panic_is_told(inputs, tmp_path):
         run(tmp_path / "in", tmp_path)
 
 
+def test_a_tokenizer_that_makes_a_token_of_a_document_is_told(tmp_path):
+    """It may do so for these texts only; of other ones, such as its trial has, it makes more."""
+    whole = Tokenizer(models.WordLevel({"w0": 0, "w1": 1}, "w0"))
+    (tmp_path / "in").mkdir()
+    PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="w1").save_pretrained(tmp_path / "in/tokenizer")
+    texts = {"document": ["0", "1"], "text": ["a page of text " * 200] * 2}
+    pl.DataFrame(texts).write_parquet(tmp_path / "in/text.parquet")
+    told = r"^the tokenizer \S+ does not fit \S+text\.parquet: it makes 2 tokens of 6000 bytes of text, and one"
+    with pytest.raises(ValueError, match=told):
+        run(tmp_path / "in", tmp_path)
+    assert not (tmp_path / "s.json").exists()
+
+
 def test_a_second_run_and_another_batch_size_give_equal_bytes(inputs, tmp_path, monkeypatch):
     first, _, index = run(inputs, tmp_path)
     monkeypatch.setattr(stage, "BATCH", 9)

@@ -86,6 +86,9 @@ TABLES = {
     "versions": VERSIONS,
 }
 
+# Signs that begin a formula, as wide or small letters too, after what is blank, steers or is not shown.
+FORMULA = r"^([\s\p{C}\p{Default_Ignorable_Code_Point}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])"
+
 
 def table(rows: list[dict], columns: dict, order: tuple[str, ...]) -> pl.DataFrame:
     """Rows as a table of these columns, sorted; what a row lacks, or holds as another type, is null."""
@@ -111,4 +114,4 @@ def runs_table(runs: list[dict]) -> pl.DataFrame:
 
 def write_csv(rows: pl.DataFrame, path: Path | str) -> None:
     """Write a table as CSV, with a `'` before texts that a spreadsheet would take for a formula; numbers stay."""
-    rows.with_columns(selectors.string().str.replace(r"^(\s*[=+\-@])", "'$1")).write_csv(path)
+    rows.with_columns(selectors.string().str.replace(FORMULA, "'$1")).write_csv(path)

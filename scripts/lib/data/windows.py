@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from scripts.lib.runtime.shortages import Refused
+
 OWN_TEXT = 1  # seed of the runs whose models are calibrated on the text of the recipe's own seed
+
+
+class TooFew(Refused, ValueError):
+    """A text, as its tokenizer encodes it, has fewer windows than are asked for: this cell is refused."""
 
 
 def load_windows(tokens_path: Path | str, window: int, limit: int | None = None) -> np.ndarray:
@@ -20,14 +26,15 @@ def load_windows(tokens_path: Path | str, window: int, limit: int | None = None)
         Token ids [n, window], read from disk when they are used.
 
     Raises:
-        ValueError: the corpus has not one whole window.
+        TooFew: the corpus has not one whole window.
+        ValueError: a window of less than 2.
     """
     if window < 2:
         raise ValueError(f"a window of {window} tokens predicts nothing; use at least 2")
     stream = np.load(tokens_path, mmap_mode="r")
     count = len(stream) // window
     if count == 0:
-        raise ValueError(
+        raise TooFew(
             f"{tokens_path} has {len(stream)} tokens, not one whole window of {window}; "
             f"use a shorter window or a larger corpus"
         )
@@ -39,11 +46,11 @@ def draw_windows(tokens: Path, settings: dict) -> np.ndarray:
     """Windows of a token stream: [samples, window], drawn without replacement by the seed, a number or several.
 
     Raises:
-        ValueError: the split has fewer windows than are asked for.
+        TooFew: the split has fewer windows than are asked for.
     """
     windows = load_windows(tokens, settings["window"])
     if len(windows) < settings["samples"]:
-        raise ValueError(
+        raise TooFew(
             f"{tokens} has {len(windows)} windows of {settings['window']} tokens, {settings['samples']} are asked "
             "for: lower `samples` or give the corpus a larger calibration share"
         )

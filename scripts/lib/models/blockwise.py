@@ -35,6 +35,7 @@ from scripts.lib.runtime.logs import Progress
 
 FULL = "float32"
 PROBE = 8  # tokens of a forward pass that shows which module is which
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 KEY, SEVERAL, STATES = "of", "several", "states"  # what a file of hidden states holds
 
 
@@ -180,9 +181,13 @@ class Blockwise:
         finally:
             scratch.unlink(missing_ok=True)
 
-    def kept(self, path: Path, key: str):
+    def kept(self, path: Path, key: str, windows: tuple[int, int]):
         """Hidden states of all windows from a file, of which slices are read when they are asked for; None if they are
         not there, are of something else, or cannot be read, as after a crash of the machine.
+
+        Args:
+            key: as of `keep`.
+            windows: their shape, [n, window].
         """
         if not path.is_file():
             return None
@@ -194,8 +199,19 @@ class Blockwise:
             return None
         if about.get(KEY) != key:
             return None
+        found = (states.get_dtype(), states.get_shape())
+        expected = (DTYPES[self.dtype], [*windows, self._width() or found[1][-1]])
+        if found != expected:
+            logging.getLogger(__name__).warning(
+                "%s holds %s %s where %s %s are asked for, and is made again", path, *found, *expected
+            )
+            return None
         self.several = about[SEVERAL] == str(True)
         return states
+
+    def _width(self) -> int | None:
+        """Numbers of a token's hidden state; None where the config of own code does not say."""
+        return getattr(self.model.config.get_text_config(), "hidden_size", None)
 
     def _as_returned(self, states: torch.Tensor):
         return (states, None, None) if self.several else states

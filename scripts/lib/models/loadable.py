@@ -1,7 +1,7 @@
 """Whether a model folder will load, judged as transformers judges it when it loads, but without reading its weights."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -15,7 +15,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers.modeling_utils import load_state_dict
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.modeling_utils import PreTrainedModel, load_state_dict
 from transformers.utils import logging
 
 from scripts.lib.models import own_code
@@ -57,8 +59,7 @@ def require_loadable(folder: Path | str) -> None:
         raise ValueError(f"{folder}/config.json: `transformers_weights` chooses other weight files; take it out")
     if (folder / INDEX).is_file() and not isinstance(read_json(folder / INDEX).get("metadata"), dict):
         raise ValueError(f"{folder / INDEX} has no `metadata`, without which transformers does not load it")
-    if too_many := [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]:
-        raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
+    _require_few(folder, config)
     if own_code.pinned(folder):
         return
     try:
@@ -67,6 +68,33 @@ def require_loadable(folder: Path | str) -> None:
         problems = f"{error} (to make the model of its config.json and to run it on {TRIED} tokens, without weights)"
     if problems:
         raise ValueError(f"{folder} does not load: {problems}")
+
+
+def largest_weights(folder: Path | str) -> int:
+    """Bytes of the weights of the model that a folder's config.json makes, in the widest type; made in a child.
+
+    Raises:
+        ValueError: transformers cannot make it, or takes more than `MEMORY` or `SECONDS` for it.
+    """
+    folder = Path(folder)
+    _require_few(folder, read_json(folder / "config.json"))
+
+    def count_in_child() -> Iterator[int]:
+        torch.set_num_threads(1)
+        with _silently():
+            yield sum(tensor.numel() for tensor in load_empty(folder).state_dict().values()) * torch.float64.itemsize
+
+    try:
+        (size,) = streamed(count_in_child, MEMORY, SECONDS)
+    except ValueError as error:
+        raise ValueError(f"transformers makes no model of its config.json ({error})") from error
+    return size
+
+
+def _require_few(folder: Path, config: dict) -> None:
+    """Check how many blocks, experts and labels a config asks for, of which transformers makes lists; ValueError."""
+    if too_many := [f"`{key}` is {value}" for key, value in _counts(config) if value > MOST_COUNTED]:
+        raise ValueError(f"{folder}/config.json asks for too much: {', '.join(too_many)}")
 
 
 def _in_child(folder: Path) -> Iterator[str]:
@@ -104,6 +132,8 @@ def _problems(folder: Path) -> str:
             tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
             if found := [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]:
                 return "; ".join(found)
+            if twice := _twice(model, tensors):
+                return f"it has one tensor under two names: {_some(twice)}"
             if wrong := _wrong_types(load, tensors, model):
                 return wrong
             if tokens > rows:
@@ -129,6 +159,24 @@ def _wrong_types(load: Callable, tensors: dict[str, torch.Tensor], model: torch.
     wrong |= {name for name, dtype in others.items() if dtype.is_floating_point}
     kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others.values()}))
     return f"{kinds} is no type of weights (float16, bfloat16, float32 or 64): {_some(wrong)}" if wrong else ""
+
+
+def _twice(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """Names of tensors that transformers takes for one of the model's, each pair as `a and b`; one would be lost.
+
+    It puts a prefix before names or takes it off, and has other names for some (`gamma`), as its own loading does here.
+    """
+    mapping, own, prefix = get_model_conversion_mapping(model), model.state_dict(), model.base_model_prefix
+    kinds = [[entry for entry in mapping if isinstance(entry, kind)] for kind in (WeightRenaming, WeightConverter)]
+    first, twice = {}, set()
+    for name in sorted(names):
+        renamed, merged = rename_source_key(name, *kinds, prefix, own)
+        if renamed not in own and name in own:
+            renamed = name
+        known = name.removeprefix(f"{prefix}.") if merged else renamed  # of many that become one, each is its own
+        if (other := first.setdefault(known, name)) != name:
+            twice.add(f"{other} and {name}")
+    return twice
 
 
 class _Excess(Exception):

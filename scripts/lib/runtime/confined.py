@@ -16,6 +16,40 @@ STATM = Path("/proc/self/statm")
 WAITED = 10  # seconds of waiting for each of work, on a machine that does other work too
 
 
+class TooLongError(Exception):
+    """What others' texts make a library do takes more than its time."""
+
+
+class TimeOnCore:
+    """So many seconds of a core for what is done within it, all times together; only of a process's main thread.
+
+    Python's regular expressions and all that is written in Python end then, though not what other libraries' code does
+    in one call.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = self.left = seconds
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Spend of it.
+
+        Raises:
+            TooLongError: nothing is left; raised again each second, for libraries may pass over the first.
+        """
+
+        def end(*_) -> None:
+            raise TooLongError(f"it takes more than {self.seconds:g} s of a core")
+
+        before = signal.signal(signal.SIGPROF, end)
+        signal.setitimer(signal.ITIMER_PROF, max(self.left, 1e-3), 1)
+        try:
+            yield
+        finally:
+            self.left = signal.setitimer(signal.ITIMER_PROF, 0)[0] if self.left > 0 else 0
+            signal.signal(signal.SIGPROF, before)
+
+
 @contextmanager
 def more_memory(most: int) -> Iterator[None]:
     """Let this process take so many bytes more than it has now: a MemoryError beyond, or an end of the process.
