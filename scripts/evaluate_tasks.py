@@ -113,6 +113,7 @@ def score(
     from lm_eval.models.huggingface import HFLM
 
     from scripts.lib.models.loading import load_dense, load_tokenizer, own_code
+    from scripts.lib.models.prefixes import sharing_questions
 
     own_code.is_trusted(model_folder)
     torch.set_num_threads(threads)
@@ -122,6 +123,7 @@ def score(
             model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
             lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
         lm.tok_encode = functools.lru_cache(maxsize=2)(lm.tok_encode)  # a question once for all of its answers
+        lm._loglikelihood_tokens = sharing_questions(lm, lm._loglikelihood_tokens)
         for asked in REQUESTS:
             setattr(lm, asked, refusing("transformers")(halving_batches(lm, getattr(lm, asked))))
         random.seed(SEED)

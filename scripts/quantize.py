@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import logging
 import tempfile
 from pathlib import Path
 
@@ -157,8 +158,9 @@ def losses_in_memory(model: torch.nn.Module, probe: np.ndarray, device: str) -> 
     try:
         with Resident(model, device) as resident:
             return mean_losses(resident, resident.states(probe, rows_at_once(probe, model.config.vocab_size)), probe)
-    except NotByBlocks:
-        return window_losses(model.to(device), probe)
+    except NotByBlocks as reason:
+        logging.getLogger(__name__).info("the model in memory is run whole: %s", reason)
+    return window_losses(model.to(device), probe)
 
 
 def free_memory(device: str) -> None:

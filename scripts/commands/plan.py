@@ -10,6 +10,7 @@ import yaml
 from scripts.lib.analysis import comparisons, identifiability
 from scripts.lib.analysis.places import places
 from scripts.lib.cluster.forecast import Forecast, make_forecast, peak_disk, sizes_by_trajectory
+from scripts.lib.cluster.requests import PROCESS_MB, needs
 from scripts.lib.runtime.config_files import ConfigError
 from scripts.lib.runtime.text import aligned
 from scripts.lib.study import coordinates
@@ -29,7 +30,7 @@ def jobs_at_once(threads: int) -> int:
 def describe(forecast: Forecast) -> str:
     """All that is known of a study's cost, for people."""
     name = forecast.plan.config["study"]["name"]
-    found = [part(forecast) for part in (_trajectories, _runs, _stages, _totals, _claims, _notes)]
+    found = [part(forecast) for part in (_trajectories, _runs, _stages, _totals, _machine, _claims, _notes)]
     lines = [line for part in found if part for line in ("", *part)]
     return "\n".join([f"study {name}, {forecast.at_once} jobs at once; nothing is started", *lines])
 
@@ -78,6 +79,37 @@ def _totals(forecast: Forecast) -> list[str]:
         hours = [_hours(forecast.unit_seconds(jobs, unit)) for jobs in (left, forecast.jobs)]
         lines.append(f"{unit}-hours: {hours[0]} to do, {hours[1]} in all")
     return [*lines, f"hours: {_hours(forecast.wall(left))} to do, with {forecast.at_once} jobs at once"]
+
+
+def _machine(forecast: Forecast) -> list[str]:
+    """Threads and jobs at once that suit this machine's cores and memory, for a study that has not begun.
+
+    The largest job is the largest that has run, once each trajectory has quantized cells.
+    """
+    if forecast.plan.config["compute"]["device"] == "cuda":
+        return []
+    asked = [need for name in forecast.plan.trajectories for need in needs(forecast.plan, name).values() if need]
+    seen = set(forecast.plan.trajectories) == {names[0] for names in forecast.measured.get("quantize", ())}
+    held = forecast.peak if seen else 1e6 * max((need.memory for need in asked), default=PROCESS_MB)
+    cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    jobs = propose_jobs(cores, memory, held)
+    source = "measured" if seen else "as a cluster is asked"
+    return [
+        f"this machine: {cores} cores and {_gb(memory)} GB; a job holds up to {_gb(held)} GB ({source})",
+        f"  proposed: `compute: {{threads: {cores // jobs}}}` with {jobs} jobs at once; "
+        "a study that has begun keeps its threads: they are part of its numbers",
+    ]
+
+
+def propose_jobs(cores: int, memory: float, held: float) -> int:
+    """Jobs at once that use a machine best: as many as memory holds, up to one a core.
+
+    Threads of one job share its work with losses, jobs side by side have none in common.
+
+    Args:
+        memory, held: bytes of the machine, of which a tenth stays free, and of the largest job.
+    """
+    return max(1, min(cores, int(0.9 * memory / held)))
 
 
 def _claims(forecast: Forecast) -> list[str]:

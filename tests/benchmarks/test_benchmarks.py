@@ -16,6 +16,7 @@ def test_every_measurement_gives_numbers(tmp_path, tiny_tokenizer):
         measures.training_throughput(tmp_path / "tokenizer", 2, 1),
         measures.gate_nanoseconds(3, 1),
         measures.quantize_parts(folder, Path("config/recipes/rtn-w3-g32.yaml"), 8),
+        measures.memory_of_stages(folder, "bfloat16", folder),
         {"publish": measures.child_seconds("import scripts.publish")},
     ]
     assert all(math.isfinite(value) for numbers in found for value in numbers.values())

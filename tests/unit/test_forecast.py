@@ -140,12 +140,13 @@ def test_benchmarks_of_this_plan_are_used(smoke):
     refused = Path(smoke.config["folders"]["results"], "quantized/smoke/step-40/rtn-w3-g32/manifest.json")
     refused.parent.mkdir(parents=True)
     refused.write_text(json.dumps({"status": "refused"}))
-    found = forecast.measured(smoke, Works(smoke))
+    found, peak = forecast.measured(smoke, Works(smoke))
     assert {stage: list(jobs) for stage, jobs in found.items()} == {
         "quantize": [("smoke", "step-20", "rtn-w4-g32")],
         "train": [("smoke", "from-0")],
     }
     assert found["train"]["smoke", "from-0"][1] == 30
+    assert peak > 0
 
 
 def test_prediction_against_outcome(smoke):

@@ -1,5 +1,6 @@
 """make plan: what it prints for the studies smoke and demo."""
 
+import os
 import re
 import sys
 
@@ -85,3 +86,18 @@ def test_a_study_that_is_not_there(monkeypatch, given, answer):
 def test_jobs_of_the_local_profile():
     assert plan.jobs_at_once(10_000) == 1
     assert plan.jobs_at_once(1) >= 1
+
+
+def test_threads_and_jobs_are_proposed_for_this_machine(says, tmp_path):
+    cores = len(os.sched_getaffinity(0))
+    found = re.search(r"proposed: `compute: {threads: (\d+)}` with (\d+) jobs at once", says("smoke"))
+    threads, jobs = map(int, found.groups())
+    assert threads * jobs <= cores < (threads + 1) * jobs
+    cuda = tmp_path / "cuda.yaml"
+    cuda.write_text("compute: {device: cuda}\n")
+    assert "proposed" not in says("smoke", str(cuda))
+
+
+@pytest.mark.parametrize(("held", "jobs"), [(1e9, 8), (4e9, 7), (20e9, 1), (100e9, 1)])
+def test_no_more_jobs_than_memory_holds(held, jobs):
+    assert plan.propose_jobs(8, 32e9, held) == jobs

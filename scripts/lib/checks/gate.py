@@ -153,12 +153,12 @@ class Mismatch(Refused):
 
 def _judge(reference, folder, expected, windows, losses, dtype, device, grid) -> tuple[list[dict], dict]:
     """Rows of the table of layers, and losses by where they were measured."""
-    memory, question = np.mean(losses), (reference, folder, expected, windows, device, grid)
+    memory, question, found = np.mean(losses), (reference, folder, expected, windows, device, grid), None
     try:
-        rows, losses = _compare(Blockwise, *question)
+        found = _compare(Blockwise, *question)
     except NotByBlocks as reason:
         logging.getLogger(__name__).info("models are compared whole: %s", reason)
-        rows, losses = _compare(Whole, *question)
+    rows, losses = found or _compare(Whole, *question)  # outside of `except`, which holds on to what was loaded
     losses = {"source": losses["source"], "memory": memory, "reloaded": losses["reloaded"]}
     compare_losses(memory, losses["reloaded"], losses["source"], "float32")
     if dtype != FULL:
@@ -190,24 +190,27 @@ def _compare(form, reference, folder, expected, windows, device, grid) -> tuple[
         tensors = [{prefix + name: tensor for name, tensor in part.state_dict().items()} for part in (before, after)]
         compare_tensors(*tensors, expected, half_biases, device)
 
+    rows, size, errors = {}, rows_at_once(windows, source.model.config.vocab_size), LayerErrors()
+
+    def check(before: nn.Module, after: nn.Module, prefix: str) -> None:
+        for name in (name for name in expected if name.startswith(prefix)):
+            pair = [part.get_submodule(name.removeprefix(prefix)) for part in (before, after)]
+            weights = [linear.weight.data.to(device) for linear in pair]
+            rows[name] = check_layer(name, *weights, grid, stored.get(name))
+            errors.watch(name, *pair)
+
     if form is not Whole:
         compare(source.model, model.model)
-    rows, size = {}, rows_at_once(windows, source.model.config.vocab_size)
     with _reloading():
         model.read(0)
     passing = source.begin(windows, size), model.begin(windows, size)
-    with LayerErrors() as errors:
+    with errors:
         for number, name in enumerate(source.names):
-            before = source.read(number)
+            before, prefix = source.read(number), f"{name}." if name else ""
             with _reloading():
                 after = model.read(number)
-            prefix = f"{name}." if name else ""
             compare(before, after, prefix)
-            for layer in (layer for layer in expected if layer.startswith(prefix)):
-                pair = [part.get_submodule(layer.removeprefix(prefix)) for part in (before, after)]
-                weights = [linear.weight.data.to(device) for linear in pair]
-                rows[layer] = check_layer(layer, *weights, grid, stored.get(layer))
-                errors.watch(layer, *pair)
+            check(before, after, prefix)
             source.run(number, passing[0])
             model.run(number, passing[1])
         losses = {"source": mean_losses(source, passing[0].states, windows).mean()}

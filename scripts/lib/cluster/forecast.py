@@ -107,15 +107,15 @@ def fit(points: list[tuple[float, float]], default: Pace) -> Pace:
     return Pace(default.start * factor, default.rate / factor) if factor > 0 else default
 
 
-def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[float, float]]]:
+def measured(plan: Plan, works: Works) -> tuple[dict[str, dict[tuple[str, ...], tuple[float, float]]], int]:
     """Work and seconds (without `loading`) of all jobs with a benchmark file whose names this plan knows.
 
     Whichever study made them; jobs of refused cells are left out, for they end early.
 
     Returns:
-        stage -> names -> (work, seconds).
+        stage -> names -> (work, seconds); and the most bytes of memory that one of them held, 0 without any.
     """
-    folder, found, refused = Path(plan.paths.benchmarks("")), {}, {}
+    folder, found, refused, peak = Path(plan.paths.benchmarks("")), {}, {}, 0
     for path in sorted(folder.glob("*/**/*.tsv")):
         stage, *names = path.relative_to(folder).with_suffix("").parts
         names = tuple(names)
@@ -128,10 +128,11 @@ def measured(plan: Plan, works: Works) -> dict[str, dict[tuple[str, ...], tuple[
             refused[cell] = cell.name != BASELINE and is_refused(
                 Path(plan.paths.quantized(*names[:3]), "manifest.json")
             )
-        seconds = read_benchmark(path)["wall_seconds"]
+        cost = read_benchmark(path)
+        seconds, peak = cost["wall_seconds"], max(peak, cost["peak_memory_bytes"] or 0)
         if stage in DEFAULTS and seconds is not None and not refused.get(cell):
             found.setdefault(stage, {})[names] = (work, max(seconds - loading, 0.0))
-    return found
+    return found, peak
 
 
 def is_refused(manifest: Path) -> bool:
@@ -144,7 +145,7 @@ class Forecast:
     """What a study will cost.
 
     paces, defaults: by stage; `paces` are fitted where `jobs_measured` is not 0.
-    measured: as `measured` returns it.
+    measured, peak: as `measured` returns them.
     at_once: jobs side by side.
     """
 
@@ -154,6 +155,7 @@ class Forecast:
     paces: dict[str, Pace]
     measured: dict[str, dict]
     at_once: int
+    peak: int = 0
 
     def seconds(self, jobs: list[Job], paces: dict[str, Pace] | None = None) -> float:
         """Seconds of jobs one after the other, by the paces in use or by others."""
@@ -203,9 +205,9 @@ def make_forecast(plan: Plan, config: Sequence[Path | str], at_once: int) -> For
         at_once: jobs side by side.
     """
     works = Works(plan)
-    found, defaults = measured(plan, works), _defaults_of(plan)
+    (found, peak), defaults = measured(plan, works), _defaults_of(plan)
     fitted = {stage: fit(list(jobs.values()), defaults[stage]) for stage, jobs in found.items()}
-    return Forecast(plan, read_graph(config, works), defaults, defaults | fitted, found, at_once)
+    return Forecast(plan, read_graph(config, works), defaults, defaults | fitted, found, at_once, peak)
 
 
 def _defaults_of(plan: Plan) -> dict[str, Pace]:
