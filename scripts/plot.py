@@ -22,6 +22,7 @@ from scripts.lib.analysis.metrics import (
     rows_of,
 )
 from scripts.lib.report import contents, curves, figures, forest
+from scripts.lib.report import laws as of_laws
 from scripts.lib.report.figures import BASELINE
 from scripts.lib.report.lines import KIND_WORDS, Drawing, drawing
 
@@ -42,8 +43,8 @@ def plot(name: str, theme: dict, tables: Tables, **files: Path) -> None:
     Args:
         name: which figure.
         theme: the config's section `plot`.
-        tables: `measurements`, `checkpoints`, `schedules`, `runs`, `verdicts` and `noise` of the study; a trajectory
-            that is not in `schedules` gets its learning rates from its checkpoints.
+        tables: `measurements`, `checkpoints`, `schedules`, `runs`, `verdicts`, `noise` and, if it is there, `laws` of
+            the study; a trajectory that is not in `schedules` gets its learning rates from its checkpoints.
         files: output files by their kinds: `svg`, `png`, `pdf`.
 
     Raises:
@@ -236,6 +237,11 @@ def tasks(tables: Tables) -> Figure:
         figures.percent_axis(axis, "x")
         axis.set_xlabel("\n".join(textwrap.wrap(error_words(METRICS[name]), 24)))
     return figure
+
+
+def laws(tables: Tables) -> Figure:
+    """How far off each law is on what it did not see, beside the baselines and the noise."""
+    return of_laws.draw(tables.get("laws"))
 
 
 FIGURES = {name: globals()[name] for name in contents.FIGURES}  # a figure is the function of its name

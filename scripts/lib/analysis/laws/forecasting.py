@@ -1,8 +1,8 @@
 """Forecasts: from a trunk before its cooldown, what a planned cooldown will end at.
 
 Everything rests on cooldowns of the study's other runs. For each run that is left out, laws are fitted to the others
-and predict the ends of its cooldowns from its trunk's last checkpoint before them. The law that did best there is used,
-and its errors there make the interval.
+and predict the ends of its cooldowns from its trunk's last checkpoint before them. The law that did best there is used, of
+those that tie one whose parameters the data determine, and its errors there make the interval.
 """
 
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ import polars as pl
 from scipy import special
 
 from scripts.lib.analysis.laws import scoring
-from scripts.lib.analysis.laws.fitting import LEAST_RUNS, Fit
+from scripts.lib.analysis.laws.fitting import LEAST_RUNS, Fit, undetermined
 from scripts.lib.analysis.laws.forms import BY_NAME, LOSS, PENALTY, laws_of
 from scripts.lib.analysis.laws.histories import History, histories, points_of
 from scripts.lib.analysis.laws.problems import Problem, problems
-from scripts.lib.analysis.laws.scoring import COOLDOWNS, TIES, Fits
+from scripts.lib.analysis.laws.scoring import COOLDOWNS, TIES, WORSE, Fits
 from scripts.lib.analysis.places import STABLE, TRUNK
 
 QUANTIZED = "loss after quantization"
@@ -169,7 +169,10 @@ def _planned(losses: Problem, trunk: str, known: History, schedule: pl.DataFrame
 
 
 def _chosen(problem: Problem, floor: float | None, confidence: float) -> Chosen | str:
-    """The law with the lowest error on cooldowns left out, or why there is none."""
+    """The law with the lowest error on cooldowns left out, or why there is none.
+
+    Of laws that tie, those come first whose parameters are all determined: another may go anywhere beyond the data.
+    """
     fits, folds = Fits(problem), [f for f in dict(scoring.splits(problem))[COOLDOWNS] if f.targets]
     if not folds:
         return NOT_SCORED
@@ -178,10 +181,12 @@ def _chosen(problem: Problem, floor: float | None, confidence: float) -> Chosen 
         for law in laws_of(problem.quantity)
         if isinstance(fits.whole(law), Fit)
     }
-    known = {name: score for name, score in scores.items() if score.mean is not None}
-    best = min(known, key=lambda name: known[name].mean)
     told = scoring.verdicts(scores, confidence, floor)
-    ties = tuple(BY_NAME[name].words for name in known if name != best and told[name] == TIES)
+    good = [name for name, verdict in told.items() if verdict != WORSE]
+    every = np.ones(len(problem.rows), bool)
+    sure = [n for n in good if not undetermined(fits.whole(BY_NAME[n]), problem.cells, every, confidence)]
+    best = min(sure or good, key=lambda name: scores[name].mean)
+    ties = tuple(BY_NAME[name].words for name in good if name != best and told[name] == TIES)
     outcomes, values = {}, problem.cells.logs
     for fold, logs in zip(folds, scoring.predictions(fits, BY_NAME[best], folds), strict=True):
         for (source, target), log in zip(fold.targets, logs, strict=True):

@@ -1,6 +1,7 @@
 """How well laws predict what they were not fitted to, beside baselines, with intervals over what was left out.
 
 What a law predicts is how a run goes on: from the run's last known checkpoint by the law's own ratio between the two.
+Where bits are left out, it goes from the same checkpoint at the nearest number of bits.
 Baselines know as much: 'same as the last checkpoint' is the ratio 1. An error is the logarithm of prediction over
 measurement, so that 0.05 is about 5 %.
 """
@@ -18,12 +19,13 @@ from scripts.lib.analysis.laws.fitting import LEAST_RUNS, Fit
 from scripts.lib.analysis.laws.forms import KL, LOSS, PENALTY, Law
 from scripts.lib.analysis.laws.problems import Problem, before
 
-SEEDS, SETTINGS, HORIZON, COOLDOWNS = "seeds", "settings", "horizon", "cooldowns"
+SEEDS, SETTINGS, HORIZON, COOLDOWNS, BITS = "seeds", "settings", "horizon", "cooldowns", "bits"
 SPLITS = {  # what is predicted, for people
     SEEDS: "seeds left out",
     SETTINGS: "settings left out",
     HORIZON: "longer horizons",
     COOLDOWNS: "ends of cooldowns of runs left out",
+    BITS: "bits left out",
 }
 FURTHER = 1.25  # times the tokens that a law was fitted up to, from which on a horizon is longer
 DECAY = "decay"
@@ -99,6 +101,21 @@ def splits(problem: Problem) -> Iterator[tuple[str, list[Fold]]]:
     yield SETTINGS, by_setting
     yield HORIZON, _longer(problem, roots)
     yield COOLDOWNS, [_of_cooldowns(problem, fold) for fold in by_seed or by_setting]
+    yield BITS, _of_bits(problem) if problem.methods else []
+
+
+def _of_bits(problem: Problem) -> list[Fold]:
+    """A fold for each number of bits, where there are three: each cell of it, from the nearest other number of bits."""
+    bits, points = _column(problem, "bits"), [(row["trajectory"], row["checkpoint"]) for row in problem.rows]
+    known = sorted(set(bits) - {None})
+    folds = []
+    for left in known if len(known) >= LEAST_RUNS else []:
+        pairs = []
+        for number in np.flatnonzero(bits == left):
+            beside = [other for other in np.flatnonzero(bits != left) if points[other] == points[number]]
+            pairs += [(min(beside, key=lambda other: abs(bits[other] - left)), number)] if beside else []
+        folds.append(Fold(f"{left} bits", bits != left, tuple(pairs)))
+    return [fold for fold in folds if fold.targets]
 
 
 def _column(problem: Problem, name: str) -> np.ndarray:
