@@ -1,4 +1,4 @@
-"""make forecast STUDY=X DECAY=N: what a planned cooldown of each trunk would end at, from the tables of a finished study.
+"""make forecast STUDY=X DECAY=N: what a planned cooldown of each trunk would end at, from a finished study's tables.
 
 DECAY is the cooldown's length in steps, from each trunk's last measured checkpoint, or START:END.
 """
@@ -45,7 +45,7 @@ def tables_of(plan: Plan) -> dict[str, pl.DataFrame]:
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing:
         raise ConfigError(
-            f"study `{name}`: {missing[0]} is not there; run the study first, a forecast rests on its tables"
+            f"study `{name}`: there is no {missing[0]}; run the study first, a forecast rests on its tables"
         )
     return {table: pl.read_parquet(path) for table, path in paths.items()}
 
@@ -55,16 +55,15 @@ def describe(found: list[Forecast], notes: list[str]) -> str:
     lines = []
     several = len({one.dataset for one in found}) > 1
     if found:
-        rows = [
-            ("trunk", "end", "method", "quantity", "nats a token", "off on cooldowns left out", "last checkpoint", "by")
-        ]
+        rows = [("trunk", "end", "method", "quantity", "nats a token", "off by", "no change", "law")]
         rows += [_row(one, several) for one in found]
-        lines = [*aligned(rows, "<><<<><<"), ""]
         runs, cooldowns = (max(getattr(one, name) for one in found) for name in ("runs", "cooldowns"))
-        lines.append(
-            f"Scored on {cooldowns} cooldowns of {runs} runs, each left out of the fit; beside it, how far off 'same as the"
-            " last checkpoint' was."
-        )
+        lines = [
+            *aligned(rows, "<><<<>><"),
+            "",
+            f"off by: on the ends of {cooldowns} cooldowns of {runs} runs, each run left out of the fit (root mean square)",
+            "no change: what 'same as the last checkpoint' was off by on them",
+        ]
         lines += [f"{quantity}: no better on them than {', '.join(ties)}" for quantity, ties in _ties(found).items()]
     return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys(notes))])
 

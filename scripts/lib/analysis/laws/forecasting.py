@@ -1,8 +1,8 @@
 """Forecasts: from a trunk before its cooldown, what a planned cooldown will end at.
 
 Everything rests on cooldowns of the study's other runs. For each run that is left out, laws are fitted to the others
-and predict the ends of its cooldowns from its trunk's last checkpoint before them. The law that did best there is used, of
-those that tie one whose parameters the data determine, and its errors there make the interval.
+and predict the ends of its cooldowns from its trunk's last checkpoint before them. The law that did best there is used
+(of those that tie, one whose parameters the data determine), and its errors there make the interval.
 """
 
 from dataclasses import dataclass, replace
@@ -210,7 +210,7 @@ def _of_trunk(plan: Planned, best: list[Chosen], confidence: float) -> list[Fore
             found.append(_forecast(plan, penalty, recipe, PENALTY, added, own, words, penalty.ties, confidence))
             both = {name: own[name].plus(outcomes[name]) for name in own if name in outcomes}
             if both:
-                words = f"{loss.fit.law.words}; {words}"
+                words = " + ".join(dict.fromkeys([loss.fit.law.words, words]))
                 found.append(_forecast(plan, penalty, recipe, QUANTIZED, base + added, both, words, (), confidence))
     return found
 
