@@ -44,9 +44,7 @@ def tables_of(plan: Plan) -> dict[str, pl.DataFrame]:
     paths = {table: Path(plan.paths.tables(name), f"{table}.parquet") for table in TABLES}
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing:
-        raise ConfigError(
-            f"study `{name}`: there is no {missing[0]}; run the study first, a forecast rests on its tables"
-        )
+        raise ConfigError(f"study `{name}`: there is no {missing[0]}; run the study first, a forecast needs its tables")
     return {table: pl.read_parquet(path) for table, path in paths.items()}
 
 
@@ -61,7 +59,7 @@ def describe(found: list[Forecast], notes: list[str]) -> str:
         lines = [
             *aligned(rows, "<><<<>><"),
             "",
-            f"off by: on the ends of {cooldowns} cooldowns of {runs} runs, each run left out of the fit (root mean square)",
+            f"off by: on the ends of {cooldowns} cooldowns of {runs} runs, each left out of the fit",
             "no change: what 'same as the last checkpoint' was off by on them",
         ]
         lines += [f"{quantity}: no better on them than {', '.join(ties)}" for quantity, ties in _ties(found).items()]

@@ -25,6 +25,7 @@ COLORS = dict(zip(SPLITS, ("#0072b2", "#c04a00", "#00805f", "#7a4fa3", "#5b6472"
 MARKERS = dict(zip(SPLITS, figures.MARKERS, strict=False))
 TITLE_WIDTH = 42  # characters
 WIDE = 10  # from lowest to highest error, above which an axis has fewer numbers
+LOWEST = 1e-4  # of the errors that are shown
 ROW, APART = 0.34, 0.17  # inches a law; between the splits of a law, in rows
 PROBLEM = ("quantity", "methods", "dataset")
 
@@ -65,7 +66,7 @@ def _draw_panel(axis, part: pl.DataFrame, several: bool) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1, 3), numticks=8))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
-    left, right = min(values) / 2, max(values) * 2
+    left, right = max(min(values), LOWEST) / 2, max(*values, LOWEST) * 2
     axis.set_xlim(left, right)
     noise = part["noise"].drop_nulls()
     if len(noise):

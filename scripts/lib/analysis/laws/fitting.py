@@ -9,8 +9,9 @@ from scripts.lib.analysis.laws.forms import Law, Parameter
 from scripts.lib.analysis.laws.histories import Points
 
 STARTS, FEW_STARTS = 12, 2
+KEPT = 3  # of the starts go on after a few steps
 SEED = 20
-STEPS = 60  # of an optimization, times its parameters
+STEPS, FEW_STEPS = 60, 8  # of an optimization, times its parameters
 WEAK = 1e-6
 TUNING = 1.345  # standard deviations where Huber's loss turns linear: 95 % efficient for normal errors
 LEAST_SCALE = 1e-5  # of residuals on logarithms
@@ -87,8 +88,7 @@ def fit(law: Law, cells: Cells, chosen: np.ndarray, like: Fit | None = None, sta
     if not free:
         return Fit(law, (), np.empty(0), np.array([p.held for p in law.parameters]))
     problem = _Problem(law, free, cells, chosen)
-    tried = [problem.solve(start) for start in _starts(len(free), starts, like, free)]
-    best = min(tried, key=problem.squares)
+    best = problem.best(_starts(len(free), starts, like, free))
     for _ in range(2):
         scale = max(1.4826 * float(np.median(np.abs(problem.residuals(best)))), LEAST_SCALE)
         best = problem.solve(best, TUNING * scale)
@@ -134,7 +134,13 @@ class _Problem:
     def squares(self, place: np.ndarray, turn: float = np.inf) -> float:
         return float((_huber(self.residuals(place), turn) ** 2).sum())
 
-    def solve(self, start: np.ndarray, turn: float = np.inf) -> np.ndarray:
+    def best(self, starts: list[np.ndarray], turn: float = np.inf) -> np.ndarray:
+        """The lowest place that is found from some starts, of which the best go on after a few steps."""
+        tried = [self.solve(start, turn, FEW_STEPS) for start in starts]
+        tried = sorted(tried, key=lambda place: self.squares(place, turn))[:KEPT]
+        return min((self.solve(place, turn) for place in tried), key=lambda place: self.squares(place, turn))
+
+    def solve(self, start: np.ndarray, turn: float = np.inf, steps: int = STEPS) -> np.ndarray:
         """Least squares of Huber's residuals by Levenberg and Marquardt.
 
         What the data leave open is drawn to the middle of its bounds, by too little to be seen elsewhere; where the
@@ -146,8 +152,8 @@ class _Problem:
         def told(place):
             return np.concatenate([_huber(self.residuals(place), turn), WEAK * place])
 
-        steps = STEPS * (len(start) + 1)
-        found, *_ = optimize.leastsq(told, start, ftol=1e-9, xtol=1e-7, maxfev=steps, full_output=True)
+        most = steps * (len(start) + 1)
+        found, *_ = optimize.leastsq(told, start, ftol=1e-9, xtol=1e-7, maxfev=most, full_output=True)
         return np.clip(found, -3 * EDGE, 3 * EDGE)
 
 
@@ -183,7 +189,7 @@ def undetermined(found: Fit, cells: Cells, chosen: np.ndarray, confidence: float
             problem = _Problem(found.law, others, cells, chosen, {parameter: edge})
             starts = [found.place[keep], *_starts(len(others), FEW_STARTS, None, others)]
             turn = TUNING * found.scale
-            least = min(problem.squares(problem.solve(start, turn), turn) for start in starts) / found.scale**2
+            least = problem.squares(problem.best(starts, turn), turn) / found.scale**2
             if least - found.total < threshold:
                 open_ones.add(parameter.name)
     return open_ones

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-MOST_FALLS = 150  # of a history; more are merged, a hundred cells take no longer then
+MOST_FALLS = 50  # of a history; more are merged, as a law takes them all at every step of its fit
 
 
 @dataclass(frozen=True)
