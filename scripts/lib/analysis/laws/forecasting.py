@@ -2,7 +2,7 @@
 
 Everything rests on cooldowns of the study's other runs. For each run that is left out, laws are fitted to the others
 and predict the ends of its cooldowns from its trunk's last checkpoint before them. The law that did best there is used
-(of those that tie, one whose parameters the data determine), and its errors there make the interval.
+(of equals, one whose parameters the data determine), and its errors there make the interval.
 """
 
 from dataclasses import dataclass, replace
@@ -171,7 +171,8 @@ def _planned(losses: Problem, trunk: str, known: History, schedule: pl.DataFrame
 def _chosen(problem: Problem, floor: float | None, confidence: float) -> Chosen | str:
     """The law with the lowest error on cooldowns left out, or why there is none.
 
-    Of laws that tie, those come first whose parameters are all determined: another may go anywhere beyond the data.
+    Of laws whose errors differ by a trifle, those come first whose parameters are all determined: another may go
+    anywhere beyond the data.
     """
     fits, folds = Fits(problem), [f for f in dict(scoring.splits(problem))[COOLDOWNS] if f.targets]
     if not folds:
@@ -184,8 +185,10 @@ def _chosen(problem: Problem, floor: float | None, confidence: float) -> Chosen 
     told = scoring.verdicts(scores, confidence, floor)
     good = [name for name, verdict in told.items() if verdict != WORSE]
     every = np.ones(len(problem.rows), bool)
-    sure = [n for n in good if not undetermined(fits.whole(BY_NAME[n]), problem.cells, every, confidence)]
-    best = min(sure or good, key=lambda name: scores[name].mean)
+    lowest = min(scores[name].mean for name in good)
+    near = [name for name in good if scores[name].mean <= (1 + scoring.LEAST_GAIN) * lowest]
+    sure = [n for n in near if not undetermined(fits.whole(BY_NAME[n]), problem.cells, every, confidence)]
+    best = min(sure or near, key=lambda name: scores[name].mean)
     ties = tuple(BY_NAME[name].words for name in good if name != best and told[name] == TIES)
     outcomes, values = {}, problem.cells.logs
     for fold, logs in zip(folds, scoring.predictions(fits, BY_NAME[best], folds), strict=True):
