@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
 # One thread a process, for each core has a process and one more, because the tests of Slurm mostly wait.
 CHECKS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
+.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan forecast clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
 
 setup: .venv/done ## the environment, with pip; Python compiles a module when it is first imported, most never are
 
@@ -57,6 +57,9 @@ propose: setup ## a file for config/trajectories of REPO's branches on a hub; pr
 
 plan: setup ## what STUDY (and CONFIG: further config files) will download, store and compute, with JOBS at once; offline
 	$(BIN)/python -m scripts.commands.plan $(STUDY) $(CONFIG) $(if $(JOBS),--jobs $(JOBS))
+
+forecast: setup ## loss and penalty at the end of a planned cooldown of STUDY's trunks: DECAY=STEPS or START:END; from its tables
+	$(BIN)/python -m scripts.commands.forecast "$(DECAY)" $(STUDY) $(CONFIG)
 
 clean-weights: setup ## delete the quantized weights of STUDY (and CONFIG: further config files), once it is measured
 	$(BIN)/python -m scripts.commands.clean_weights $(STUDY) $(CONFIG)

@@ -21,6 +21,7 @@ include: "workflow/rules/quantize.smk"
 include: "workflow/rules/evaluate_loss.smk"
 include: "workflow/rules/evaluate_tasks.smk"
 include: "workflow/rules/tabulate.smk"
+include: "workflow/rules/laws.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/report.smk"
 

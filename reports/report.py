@@ -26,7 +26,7 @@ from IPython.display import display
 
 from scripts import plot
 from scripts.lib.analysis.metrics import TASK, first_draws, rows_in
-from scripts.lib.report import cards, figures
+from scripts.lib.report import cards, figures, laws
 from scripts.lib.report import tables as show
 from scripts.lib.report.captions import caption
 
@@ -125,6 +125,19 @@ figures.inline(plot.training(found), "training", caption(study, "figure", "train
 
 # %%
 show.noisy(found["noise"])
+
+# %% [markdown]
+# ## Laws
+#
+# What laws of loss and of penalty are good for here: fitted to some runs of the study, they predict how others go on.
+
+# %%
+if "laws" in found:
+    display(laws.sentences(found["laws"]))
+    display(figures.inline(plot.laws(found), "laws", caption(study, "figure", "laws")))
+    display(show.folded("All parameters and scores", laws.shown(found["laws"]), caption(study, "laws")))
+else:
+    display(show.note("Laws are fitted by the workflow itself, once all of a study is measured."))
 
 # %% [markdown]
 # ## Runs

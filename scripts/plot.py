@@ -24,6 +24,7 @@ from scripts.lib.analysis.metrics import (
 )
 from scripts.lib.analysis.tracks import AVERAGE
 from scripts.lib.report import contents, curves, figures, forest
+from scripts.lib.report import laws as of_laws
 from scripts.lib.report.figures import BASELINE
 from scripts.lib.report.lines import KIND_WORDS, Drawing, drawing
 
@@ -45,8 +46,8 @@ def plot(name: str, theme: dict, tables: Tables, **files: Path) -> None:
     Args:
         name: which figure.
         theme: the config's section `plot`.
-        tables: `measurements`, `checkpoints`, `schedules`, `training`, `runs`, `verdicts` and `noise` of the study; a
-            trajectory that is not in `schedules` gets its learning rates from its checkpoints.
+        tables: `measurements`, `checkpoints`, `schedules`, `training`, `runs`, `verdicts`, `noise` and, if it is there,
+            `laws` of the study; a trajectory that is not in `schedules` gets its learning rates from its checkpoints.
         files: output files by their kinds: `svg`, `png`, `pdf`.
 
     Raises:
@@ -270,6 +271,13 @@ LOGGED = {  # column and words of what the figure of training shows
     "gradient_norm": "gradient norm",
     "weight_norm": "weight norm",
 }
+
+
+def laws(tables: Tables) -> Figure:
+    """How far off each law is on what it did not see, beside the baselines and the noise."""
+    return of_laws.draw(tables.get("laws"))
+
+
 FIGURES = {name: globals()[name] for name in contents.FIGURES}  # a figure is the function of its name
 ENDS = (  # metric, column and words of what is shown of the ends
     (KL, "value", "KL (nats per token)"),

@@ -5,16 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from scripts.lib.analysis.laws.table import laws_table
 from scripts.lib.analysis.metrics import TASK, rows_in
 from scripts.lib.report.captions import caption
 from scripts.lib.report.numbers import effect
 from scripts.lib.report.tables import described
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
-from tests.unit import planted
+from tests.unit import planted, planted_laws
 from tests.unit.synthetic_study import two_peaks, write_loss, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +54,9 @@ def made_up(folder: Path, points: list, **options) -> Tables:
     }
     rows = planted.lineage(points, {"low": 1, "high": 1})
     tables = tabulate(**study.arguments(), claims=claims, lineage=rows)
-    return {**tables, "methods": METHODS, "versions": VERSIONS}
+    few = planted_laws.Design(seeds=(1, 2, 3), peaks=(6e-3,), bits=(2, 3))
+    laws = planted_laws.follow(planted_laws.tables(few), ("kumar",), np.random.default_rng(3))
+    return {**tables, "methods": METHODS, "versions": VERSIONS, "laws": laws_table("made-up", laws, 0.95)}
 
 
 def clone(folder: Path, tables: Tables) -> Path:
@@ -278,6 +282,13 @@ def test_a_study_with_one_checkpoint_has_a_report_too(tmp_path):
     text = render(tmp_path / "clone", made_up(tmp_path / "study", two_peaks()[:1], tasks=False))
     assert "No comparison" in text
     assert "No tasks were evaluated" in text
+
+
+def test_laws_are_shown_where_they_were_fitted(tmp_path, tables, page):
+    assert "Kumar et al., penalty of rtn-w2, rtn-w3" in page
+    assert "All parameters and scores" in page
+    text = render(tmp_path, {name: table for name, table in tables.items() if name != "laws"})
+    assert "Laws are fitted by the workflow itself" in text
 
 
 def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):

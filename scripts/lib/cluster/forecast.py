@@ -53,6 +53,7 @@ DEFAULTS = {
     "evaluate_loss": Pace(0.6, THREAD),
     "evaluate_tasks": Pace(3, THREAD),
     "tabulate": Pace(1, 100),
+    "laws": Pace(4),
     "plot": Pace(2.5),
     "report": Pace(5),
 }
