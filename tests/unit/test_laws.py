@@ -310,3 +310,31 @@ def test_runs_of_a_hub_are_settings_of_their_own():
     assert len(found[SETTINGS]) == 3
     assert isinstance(problem.cells, Cells)
     assert fitting.LEAST_RUNS == 3
+
+
+def test_sizes_are_fitted_where_a_study_has_several():
+    made = tables(replace(DESIGN, seeds=(1, 2)))
+    sizes = {f"{peak:g}": 10**number for number, peak in enumerate(DESIGN.peaks, 6)}
+    names = pl.col("trajectory").str.split("-").list.get(1)
+    points = made["checkpoints"].with_columns(parameters=names.replace_strict(sizes, return_dtype=pl.Int64))
+    problem = the_problem(made | {"checkpoints": points}, PENALTY)
+    law, every = BY_NAME["kumar"], np.ones(len(problem.rows), bool)
+    cells = replace(problem.cells, logs=law.log_value(problem.cells.points, 0.3, 0.5, 1.5, 0.34)[problem.cells.index])
+    found = fit(law, cells, every)
+    assert found.values == pytest.approx([0.3, 0.5, 1.5, 0.34], rel=1e-3)
+    assert "size" in {parameter.name for parameter in found.free}
+
+
+def test_the_noise_of_a_change_is_that_of_two_checkpoints():
+    problem = planted("kumar", SMALL)
+    same = {"measure": PENALTY, "dataset": problem.dataset}
+    ledger = pl.DataFrame(
+        [
+            same | {"source": "neighbours", "method": "rtn-w2", "standard_deviation": 0.003},
+            same | {"source": "calibration", "method": "rtn-w2", "standard_deviation": 0.004},
+            same | {"source": "seeds", "method": "rtn-w2", "standard_deviation": 5.0},
+        ]
+    )
+    typical = np.median([row["value"] for row in problem.rows if row["recipe"] == "rtn-w2"])
+    assert scoring.noise_of_change(ledger, problem) == pytest.approx(np.sqrt(2) * 0.005 / typical)
+    assert scoring.noise_of_change(ledger.clear(), problem) is None
