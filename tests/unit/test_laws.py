@@ -336,5 +336,8 @@ def test_the_noise_of_a_change_is_that_of_two_checkpoints():
         ]
     )
     typical = np.median([row["value"] for row in problem.rows if row["recipe"] == "rtn-w2"])
-    assert scoring.noise_of_change(ledger, problem) == pytest.approx(np.sqrt(2) * 0.005 / typical)
-    assert scoring.noise_of_change(ledger.clear(), problem) is None
+    found = scoring.noise_of_change(ledger, problem)
+    assert found.value == pytest.approx(np.sqrt(2) * 0.005 / typical)
+    assert found.methods == ("rtn-w2",)
+    assert found.floor(problem) is None, "nothing is known of rtn-w3"
+    assert scoring.noise_of_change(ledger.clear(), problem).value is None

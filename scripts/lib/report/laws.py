@@ -23,7 +23,7 @@ NOTHING_LEFT_OUT = "No law has predicted anything of this study: that takes two 
 MOST_PANELS = 6
 COLORS = dict(zip(SPLITS, ("#0072b2", "#c04a00", "#00805f", "#7a4fa3", "#5b6472"), strict=True))
 MARKERS = dict(zip(SPLITS, figures.MARKERS, strict=False))
-TITLE_WIDTH = 42  # characters
+TITLE_WIDTH = 34  # characters
 WIDE = 10  # from lowest to highest error, above which an axis has fewer numbers
 LOWEST = 1e-4  # of the errors that are shown
 ROW, APART = 0.34, 0.17  # inches a law; between the splits of a law, in rows

@@ -124,7 +124,7 @@ def forecast(tables: dict[str, pl.DataFrame], decay: Decay, confidence: float) -
     told = [problem for problem in problems(tables) if problem.quantity in (LOSS, PENALTY)]
     for dataset in dict.fromkeys(problem.dataset for problem in told):
         of_text = [problem for problem in told if problem.dataset == dataset]
-        best = {p.methods: _chosen(p, scoring.noise_of_change(tables["noise"], p), confidence) for p in of_text}
+        best = {p.methods: _chosen(p, tables["noise"], confidence) for p in of_text}
         notes += [f"{', '.join(names) or LOSS}: {why}" for names, why in best.items() if isinstance(why, str)]
         if not isinstance(best.get(()), Chosen):
             continue
@@ -168,7 +168,7 @@ def _planned(losses: Problem, trunk: str, known: History, schedule: pl.DataFrame
     return Planned(trunk, start, end, history, source["tokens"] + (end - source["step"]) * (more - seen) / (two - one))
 
 
-def _chosen(problem: Problem, floor: float | None, confidence: float) -> Chosen | str:
+def _chosen(problem: Problem, ledger: pl.DataFrame, confidence: float) -> Chosen | str:
     """The law with the lowest error on cooldowns left out, or why there is none.
 
     Of laws whose errors differ by a trifle, those come first whose parameters are all determined: another may go
@@ -182,7 +182,7 @@ def _chosen(problem: Problem, floor: float | None, confidence: float) -> Chosen 
         for law in laws_of(problem.quantity)
         if isinstance(fits.whole(law), Fit)
     }
-    told = scoring.verdicts(scores, confidence, floor)
+    told = scoring.verdicts(scores, confidence, scoring.noise_of_change(ledger, problem).floor(problem))
     good = [name for name, verdict in told.items() if verdict != WORSE]
     every = np.ones(len(problem.rows), bool)
     lowest = min(scores[name].mean for name in good)

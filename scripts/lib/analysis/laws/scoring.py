@@ -247,12 +247,27 @@ def verdicts(scores: dict[str, Score], confidence: float, floor: float | None) -
     return told
 
 
-def noise_of_change(ledger: pl.DataFrame, problem: Problem) -> float | None:
+@dataclass(frozen=True)
+class Noise:
+    """Noise of a change between two checkpoints of a run, as a standard deviation of its logarithm.
+
+    value: over the methods that the study replicates; None if it replicates none.
+    methods: these.
+    """
+
+    value: float | None
+    methods: tuple[str, ...]
+
+    def floor(self, problem: Problem) -> float | None:
+        """Below which errors tell nothing; None unless it is known of all methods."""
+        return self.value if self.methods == problem.methods else None
+
+
+def noise_of_change(ledger: pl.DataFrame, problem: Problem) -> Noise:
     """Standard deviation of the logarithm of a change between two checkpoints of a run, by noise alone.
 
     From what the table `noise` has of neighbouring checkpoints and draws of calibration text; documents are the same on
-    both sides, and seeds are not what differs. None if neither is replicated. That of a loss before quantization is
-    taken from losses after it.
+    both sides, and seeds are not what differs. That of a loss before quantization is taken from losses after it.
     """
     known = ledger.filter(
         pl.col("source").is_in([noise.NEIGHBOURS, noise.CALIBRATION]),
@@ -264,9 +279,10 @@ def noise_of_change(ledger: pl.DataFrame, problem: Problem) -> float | None:
         known = known.filter(pl.col("method").is_in(problem.methods))
     else:  # calibration moves no unquantized model
         known = known.filter(pl.col("source") == noise.NEIGHBOURS)
-    found = []
+    found = {}
     for (method,), part in known.group_by("method"):
         values = [row["value"] for row in problem.rows if not problem.methods or row["recipe"] == method]
         typical = 1.0 if problem.quantity == KL.name else float(np.median(values))
-        found.append((part["standard_deviation"] ** 2).sum() / typical**2)
-    return float(np.sqrt(2 * np.mean(found))) if found else None
+        found[method] = (part["standard_deviation"] ** 2).sum() / typical**2
+    value = float(np.sqrt(2 * np.mean([found[name] for name in sorted(found)]))) if found else None
+    return Noise(value, tuple(name for name in problem.methods if name in found))

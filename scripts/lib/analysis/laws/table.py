@@ -7,7 +7,7 @@ from scripts.lib.analysis.laws import fitting, scoring
 from scripts.lib.analysis.laws.fitting import Fit
 from scripts.lib.analysis.laws.forms import BY_NAME, Law, laws_of
 from scripts.lib.analysis.laws.problems import Problem, problems, quantity_words
-from scripts.lib.analysis.laws.scoring import ALONE, BEST, SPLITS, TIES, WORSE, Fits, Score
+from scripts.lib.analysis.laws.scoring import ALONE, BEST, SPLITS, TIES, WORSE, Fits, Noise, Score
 
 LAW, PARAMETER, SCORE = "law", "parameter", "score"
 LAWS = {
@@ -37,28 +37,28 @@ def laws_table(study: str, tables: dict[str, pl.DataFrame], confidence: float) -
     """
     rows = []
     for problem in problems(tables):
-        floor = scoring.noise_of_change(tables["noise"], problem)
+        noise = scoring.noise_of_change(tables["noise"], problem)
         same = {"study": study, "quantity": problem.quantity, "dataset": problem.dataset}
         same |= {"methods": ", ".join(problem.methods) or None}
-        rows += [dict.fromkeys(LAWS) | same | row for row in _of_problem(problem, floor, confidence)]
+        rows += [dict.fromkeys(LAWS) | same | row for row in _of_problem(problem, noise, confidence)]
     return pl.DataFrame(rows, schema=LAWS)
 
 
-def _of_problem(problem: Problem, floor: float | None, confidence: float) -> list[dict]:
+def _of_problem(problem: Problem, noise: Noise, confidence: float) -> list[dict]:
     """Rows of one problem, laws in the order of `LAWS` of forms.py."""
     fits, laws = Fits(problem), laws_of(problem.quantity)
     whole = {law.name: fits.whole(law) for law in laws}
     scores = {}
     for split, folds in scoring.splits(problem):
         found = {law.name: scoring.score(scoring.errors_of(fits, law, folds), confidence) for law in laws}
-        scores[split] = found, scoring.verdicts(found, confidence, floor)
+        scores[split] = found, scoring.verdicts(found, confidence, noise.floor(problem))
     rows = []
     for law in laws:
         own = {split: (found[law.name], told.get(law.name)) for split, (found, told) in scores.items()}
         parameters = _parameters(law, fits, whole[law.name], confidence)
-        head = _head(law, problem, whole[law.name], floor)
-        head["text"] = sentence(law, problem, whole[law.name], parameters, scores, floor, confidence)
-        rows += [head, *parameters, *(_score(law, split, *pair, floor) for split, pair in own.items())]
+        head = _head(law, problem, whole[law.name], noise.value)
+        head["text"] = sentence(law, problem, whole[law.name], parameters, scores, noise, confidence)
+        rows += [head, *parameters, *(_score(law, split, *pair, noise.value) for split, pair in own.items())]
     return rows
 
 
@@ -118,7 +118,7 @@ def percent(log: float) -> str:
 
 
 def sentence(
-    law: Law, problem: Problem, found: Fit | str, parameters: list[dict], scores: dict, floor, confidence: float
+    law: Law, problem: Problem, found: Fit | str, parameters: list[dict], scores: dict, noise: Noise, confidence: float
 ) -> str:
     """What a law is good for in this study, and how well it did."""
     name = f"{law.words[0].upper()}{law.words[1:]}, {quantity_words(problem.quantity, problem.methods)}"
@@ -128,8 +128,9 @@ def sentence(
     if not parts:
         runs = len(set(problem.cells.units))
         return f"{name}: {'one run' if runs == 1 else f'{runs} runs'} leave nothing out that it could predict."
-    noisy = f" Noise of a change between two checkpoints of a run: {percent(floor)}." if floor else ""
-    use = "" if law.baseline else f"{_use(law, scores, floor, confidence)}. "
+    of = "" if noise.methods == problem.methods else f" of {', '.join(noise.methods)}"
+    noisy = f" Noise of a change{of} between two checkpoints of a run: {percent(noise.value)}." if noise.value else ""
+    use = "" if law.baseline else f"{_use(law, scores, noise.floor(problem), confidence)}. "
     parts = "; ".join(parts)
     return f"{name}: {use}{parts[0].upper()}{parts[1:]}.{noisy}{_numbers(law, parameters)}"
 
