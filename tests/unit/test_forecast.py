@@ -103,6 +103,18 @@ def test_stages_without_work_keep_their_infinite_rate():
     assert fit([(0, 4)], Pace(0)) == Pace(0)
 
 
+def test_a_gpu_rounds_the_columns_of_gptq_one_after_another(smoke):
+    names = {recipe["algorithm"]: name for name, recipe in smoke.recipes.items()}
+    assert {"rtn", "gptq"} <= names.keys()
+    cells = [("smoke", "step-40", names[name]) for name in ("gptq", "rtn")]
+    works = Works(smoke)
+    assert works.loading("quantize", cells[0]) == works.loading("quantize", cells[1])
+    smoke.config["compute"]["device"] = "cuda"
+    more = works.loading("quantize", cells[0]) - works.loading("quantize", cells[1])
+    model = works.models["smoke"]
+    assert more == pytest.approx(0.25e-3 * model.parameters / model.likely_width)
+
+
 def test_defaults_know_threads_and_gpus():
     machines = [("auto", 1, "float32"), ("cpu", 4, "bfloat16"), ("cuda", 4, "bfloat16")]
     machines = [dict(zip(("device", "threads", "dtype"), machine, strict=True)) for machine in machines]

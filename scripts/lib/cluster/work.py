@@ -8,6 +8,8 @@ FASTER = 10  # disks beside a GPU than those that requests assume: 1 GB a second
 # Seconds of one CPU thread a weight of 3 bits: unpacking 2.3 ns; in the gate also levels 7.5, statistics 4, codes for
 # zstd 2.6, and what is compared.
 PER_WEIGHT = {"quantize": 20e-9, "evaluate_loss": 2.5e-9, "evaluate_tasks": 2.5e-9}
+COLUMNWISE = ("gptq", "gptaq")
+COLUMN = 0.25e-3  # seconds of a GPU for each column that GPTQ rounds, one after another: 149 s for 1.5e9 weights (H100)
 SOME_PACKAGES = 25  # work of a corpus that is not made of packages: as much as the default one
 
 
@@ -36,12 +38,17 @@ class Works:
         return work(*names) if work else 0.0
 
     def loading(self, stage: str, names: tuple[str, ...]) -> float:
-        """Seconds that the job spends on reading, writing, unpacking and checking weights, besides its work."""
+        """Seconds that the job spends on reading, writing, unpacking and checking weights, besides its work.
+
+        On a GPU, GPTQ's columns are among them: a column takes as long for a small model as for a large one.
+        """
         if stage not in LOADED:
             return 0.0
-        model = self.models[names[0]]
-        faster = FASTER if self.plan.config["compute"]["device"] == "cuda" else 1
-        return LOADED[stage] * requests.moved(model) / faster + PER_WEIGHT[stage] * model.parameters
+        model, gpu = self.models[names[0]], self.plan.config["compute"]["device"] == "cuda"
+        seconds = LOADED[stage] * requests.moved(model) / (FASTER if gpu else 1) + PER_WEIGHT[stage] * model.parameters
+        if gpu and stage == "quantize" and self.plan.recipes[names[2]]["algorithm"] in COLUMNWISE:
+            seconds += COLUMN * model.parameters / model.likely_width
+        return seconds
 
     def _corpus(self, corpus: str) -> float:
         return len(self.plan.corpora[corpus].get("packages", range(SOME_PACKAGES)))
