@@ -68,7 +68,7 @@ def message(tree: Path, study: str = "smoke") -> str:
 def test_no_study(fresh):
     (fresh / "config/studies/none.yaml").write_text("train: {save_every: 100}\n")
     assert "no study is named: add --configfile config/studies/NAME.yaml" in message(fresh, "none")
-    assert "demo, methods, methods-real, model-size, none, olmo2-1b, paper" in message(fresh, "none")
+    assert "demo, methods, methods-real, model-size, none, olmo2-1b, optimizer, paper" in message(fresh, "none")
 
 
 def test_two_studies(fresh):
