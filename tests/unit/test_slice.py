@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from scripts import slice as stage
 from scripts.evaluate_loss import evaluate_loss
+from scripts.lib.analysis.mechanism import bend, slope
 from scripts.lib.data.windows import load_windows, segments
 from scripts.lib.models.between import random_line
 from scripts.lib.models.loading import block_linears, load_dense
@@ -131,6 +132,41 @@ def test_what_cannot_be_sliced_is_refused(tiny_model, windows, tmp_path):
         Sliced(tiny_model, tiny_model, windows, 2, 1, "cpu")
     with pytest.raises(Refused, match="rescales or rotates weights"):
         Sliced(tiny_model, changed(tiny_model, tmp_path / "rescaled", rescale), windows, 2, 1, "cpu")
+
+
+def test_slope_and_bend_are_the_exact_derivatives(tiny_model, windows, tmp_path):
+    """Against a gradient and a Hessian-vector product along W_q - W, in float64, of a model trained a little."""
+    ids = torch.from_numpy(windows.astype(np.int64))
+
+    def train(model):
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(60):
+            with torch.enable_grad():
+                model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    source, rounded = changed(tiny_model, tmp_path / "trained", train), tmp_path / "rounded"
+    quantize(source, RECIPE | {"bits": 4}, None, "cpu").save(rounded)
+    model, other = load_dense(source, "float64"), load_dense(rounded, "float64").state_dict()
+    direction = {name: other[name] - item for name, item in model.named_parameters()}
+
+    def loss(t):
+        moved = {name: item + t * direction[name] for name, item in model.named_parameters()}
+        logits = torch.func.functional_call(model, moved, kwargs={"input_ids": ids, "use_cache": False}).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        (first,) = torch.autograd.grad(loss(t), t, create_graph=True)
+        (second,) = torch.autograd.grad(first, t)
+    way = {
+        (point.moved, point.part, point.t): point.nll.mean(dtype=np.float64)
+        for point in Sliced(source, rounded, windows, 2, 1, "cpu", "float64").along()
+    }
+    found = [sum(factor * way[key] for key, factor in terms.items()) for terms in (slope(), bend())]
+    assert found[1] == pytest.approx(second.item(), rel=0.01)
+    assert found[0] == pytest.approx(first.item(), rel=0.01, abs=0.01 * abs(second.item()))
 
 
 def test_windows_are_spread_evenly():

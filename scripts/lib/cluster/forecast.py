@@ -54,6 +54,7 @@ DEFAULTS = {
     "evaluate_tasks": Pace(3, THREAD),
     "slice": Pace(0.6, THREAD),
     "tabulate": Pace(1, 100),
+    "mechanism": Pace(1),
     "laws": Pace(4),
     "plot": Pace(2.5),
     "report": Pace(5),
