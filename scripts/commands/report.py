@@ -96,6 +96,7 @@ def results(plan: Plan) -> dict[str, list[str]]:
         "quantized": list(made.values()),
         "losses": measured["evaluate_loss"],
         "tasks": measured["evaluate_tasks"],
+        "slices": measured["slice"],
     }
 
 

@@ -69,7 +69,7 @@ class Study:
 
     def arguments(self) -> dict:
         """Arguments of tabulate."""
-        names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
+        names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "slices", "benchmarks")
         found = {name: getattr(self, name) for name in names}
         return {
             "study": "made-up",

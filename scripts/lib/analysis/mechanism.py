@@ -149,6 +149,21 @@ def parts(cell: Slice) -> list[dict]:
     return rows
 
 
+def bends(slices: Iterable[Path | str]) -> dict[tuple[str, tuple[str, str, str]], dict[str, tuple[float, float]]]:
+    """What each document of a sliced cell adds to its curvature, and its tokens, by dataset and cell, for claims.
+
+    Args:
+        slices: parquets of the stage slice.
+    """
+    found = {}
+    for metadata, cell in map(read, slices):
+        if cell is not None:
+            sums = sum(factor * cell.sums[LOSS, key] for key, factor in bend().items()) / cell.size**2
+            place = metadata["corpus"], tuple(metadata[name] for name in CELL)
+            found[place] = dict(zip(cell.documents, zip(sums, cell.tokens, strict=True), strict=True))
+    return found
+
+
 def mechanism_tables(
     study: str, slices: Iterable[Path | str], checkpoints: pl.DataFrame, methods: pl.DataFrame
 ) -> dict[str, pl.DataFrame]:
