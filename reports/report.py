@@ -26,7 +26,7 @@ from IPython.display import display
 
 from scripts import plot
 from scripts.lib.analysis.metrics import TASK, first_draws, rows_in
-from scripts.lib.report import cards, figures, laws
+from scripts.lib.report import cards, figures, laws, mechanism
 from scripts.lib.report import tables as show
 from scripts.lib.report.captions import caption
 
@@ -125,6 +125,20 @@ figures.inline(plot.training(found), "training", caption(study, "figure", "train
 
 # %%
 show.noisy(found["noise"])
+
+# %% [markdown]
+# ## Mechanism
+#
+# What a penalty is made of: how far quantization moves the weights, how the loss bends in that direction, and the rest.
+
+# %%
+if "mechanism" in found:
+    display(figures.inline(plot.mechanism(found), "mechanism", caption(study, "figure", "mechanism")))
+    display(show.folded("All sliced cells", mechanism.shown(found["mechanism"]), caption(study, "mechanism")))
+    pieces = mechanism.parts(found["mechanism_parts"])
+    display(show.folded("Penalty by block and kind of layer", pieces, caption(study, "mechanism_parts")))
+else:
+    display(show.note("What penalties are made of is told by the workflow itself, once all of a study is measured."))
 
 # %% [markdown]
 # ## Laws

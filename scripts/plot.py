@@ -25,6 +25,7 @@ from scripts.lib.analysis.metrics import (
 from scripts.lib.analysis.tracks import AVERAGE
 from scripts.lib.report import contents, curves, figures, forest
 from scripts.lib.report import laws as of_laws
+from scripts.lib.report import mechanism as of_mechanism
 from scripts.lib.report.figures import BASELINE
 from scripts.lib.report.lines import KIND_WORDS, Drawing, drawing
 
@@ -46,8 +47,9 @@ def plot(name: str, theme: dict, tables: Tables, **files: Path) -> None:
     Args:
         name: which figure.
         theme: the config's section `plot`.
-        tables: `measurements`, `checkpoints`, `schedules`, `training`, `runs`, `verdicts`, `noise` and, if it is there,
-            `laws` of the study; a trajectory that is not in `schedules` gets its learning rates from its checkpoints.
+        tables: `measurements`, `checkpoints`, `schedules`, `training`, `runs`, `verdicts`, `noise` and, if they are
+            there, `mechanism` and `laws` of the study; a trajectory that is not in `schedules` gets its learning rates
+            from its checkpoints.
         files: output files by their kinds: `svg`, `png`, `pdf`.
 
     Raises:
@@ -271,6 +273,31 @@ LOGGED = {  # column and words of what the figure of training shows
     "gradient_norm": "gradient norm",
     "weight_norm": "weight norm",
 }
+
+
+def mechanism(tables: Tables) -> Figure:
+    """Penalties against tokens, and what they are made of: size, curvature and the rest; a column a method."""
+    rows = first_draws(tables["mechanism"]) if "mechanism" in tables else pl.DataFrame({"penalty": []})
+    if rows["penalty"].is_null().all():
+        return figures.placeholder(of_mechanism.NOTHING_SLICED)
+    drawn, found = drawing(tables["checkpoints"], tables["runs"]), of_mechanism.drawable(rows)
+    places = _main_places(tables, _places(tables["measurements"], found["penalty"]))
+    if not places:
+        return figures.placeholder(TOO_LITTLE)
+    figure, axes = figures.grid(len(places), (*(0.8 for _ in found), 0.36), 2.2, sharex=True)
+    for column, (method, dataset) in enumerate(places):
+        *panels, strip = axes[:, column]
+        panels[0].set_title(_title(method, dataset, found["penalty"]))
+        for axis, (name, cells) in zip(panels, found.items(), strict=True):
+            for line in drawn.lines:
+                curves.draw_line(axis, line, curves.curves_of(cells, line, dataset, method), name)
+            figures.positive_axis(axis)
+            axis.set_ylabel(of_mechanism.WAYS[name] if column == 0 else "")
+        curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
+        figures.token_axis(strip)
+        strip.set_ylabel("learning rate" if column == 0 else "")
+    figures.legend(figure, _line_entries(drawn))
+    return figure
 
 
 def laws(tables: Tables) -> Figure:

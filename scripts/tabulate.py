@@ -14,6 +14,7 @@ from scripts.lib.analysis.datasets import datasets_table
 from scripts.lib.analysis.effects import sums_of_cells
 from scripts.lib.analysis.judging import Results, judged
 from scripts.lib.analysis.measures import Measure, aligned, paired, read_loss, read_tasks
+from scripts.lib.analysis.mechanism import bends
 from scripts.lib.analysis.methods import methods_table, versions_table
 from scripts.lib.analysis.metrics import CROSS_ENTROPY, METRICS, TOKENS_LOST
 from scripts.lib.analysis.noise import NO_REPEAT, document_errors, noise_table
@@ -60,6 +61,7 @@ def tabulate(
     lineage: Iterable[dict] = (),
     record: str | Path = "",
     training: Iterable[dict] = (),
+    slices: Iterable[Path] = (),
 ) -> dict[str, pl.DataFrame]:
     """The tables of a study by name, as `TABLES` of scripts/lib/analysis/tables.py lists them, rows in a fixed order.
 
@@ -84,6 +86,7 @@ def tabulate(
         lineage: of the trajectories, as of `Plan.lineage`; claims need it.
         record: file of what the claims said when the study began.
         training: logs of the runs trained here, as of `Plan.training_logs`; files that do not exist are left out.
+        slices: parquets of slice, for claims on curvature.
 
     Raises:
         ValueError: a result belongs to a checkpoint or a quantized cell whose manifest was not given, or two suites
@@ -113,7 +116,7 @@ def tabulate(
     )
     claims = claims or {}
     found = places(good.iter_rows(named=True), lineage) if claims else []
-    results = _results(measures, before, recipes) if claims else None
+    results = _results(measures, before, recipes, slices) if claims else None
     comparisons, verdicts = judged(study, claims, found, results, fixed(claims, Path(record)), noise, confidence)
     return {
         "runs": known_runs,
@@ -139,7 +142,7 @@ def _by_cell(items: Iterable[dict], names: tuple[str, ...]) -> dict[tuple, dict]
     return {tuple(item[name] for name in names): item for item in items}
 
 
-def _results(measures: list[Measure], before: dict, recipes: dict[tuple, dict]) -> Results:
+def _results(measures: list[Measure], before: dict, recipes: dict[tuple, dict], slices: Iterable[Path]) -> Results:
     """What claims need of all that was measured."""
     whole = aligned([item for item in measures if item.stage == "evaluate_loss" and item.subset is None])
     draws, losses = {}, {}
@@ -148,7 +151,7 @@ def _results(measures: list[Measure], before: dict, recipes: dict[tuple, dict]) 
     for item in whole:
         if item.cell[2] == "none" and item.metric == CROSS_ENTROPY.name:
             losses.setdefault(item.dataset, {})[item.cell[:2]] = float(item.sums.sum() / item.sizes.sum())
-    return Results(sums_of_cells(whole, before), draws, losses)
+    return Results(sums_of_cells(whole, before, bends(slices)), draws, losses)
 
 
 def _schedules(curves: Iterable[dict]) -> pl.DataFrame:
@@ -356,6 +359,7 @@ if __name__ == "__main__":
         snakemake.params.lineage,
         snakemake.params.record,
         snakemake.params.training,
+        snakemake.input.get("slices", []),
     )
     for name, rows in tables.items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])

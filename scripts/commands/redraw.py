@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from scripts.commands.report import PAGE, TEMPLATE, with_lacking
+from scripts.lib.analysis.mechanism import mechanism_tables
 from scripts.lib.report import contents, published
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.config_files import ConfigError, require_name
@@ -27,6 +28,8 @@ def tables_of(folder: Path) -> dict[str, pl.DataFrame]:
         arguments = published.unpack(folder, Path(scratch))
         lacking = arguments.pop("lacking")
         tables = with_lacking(tabulate(**arguments), arguments["study"], lacking)
+        if slices := arguments["slices"]:
+            tables |= mechanism_tables(arguments["study"], slices, tables["checkpoints"], tables["methods"])
     return tables | {name: pl.read_parquet(folder / f"tables/{name}.parquet") for name in ("costs", "training")}
 
 

@@ -86,12 +86,18 @@ def results(plan: Plan) -> dict[str, list[str]]:
     made = {cell: f"{plan.paths.quantized(*cell.names)}/manifest.json" for cell in cells if cell.method != BASELINE}
     made = {cell: path for cell, path in made.items() if is_whole(path)}
     cells = [cell for cell in cells if cell.method == BASELINE or cell in made]
-    measured = {kind: [] for kind in ("losses", "tasks")}
+    measured = {"evaluate_loss": [], "evaluate_tasks": [], "slice": []}
     for cell in cells:
         for stage, _, path in plan.evaluations(cell):
             if is_whole(path):
-                measured["losses" if stage == "evaluate_loss" else "tasks"].append(path)
-    return {"checkpoints": [points[point] for point in sorted(there)], "quantized": list(made.values()), **measured}
+                measured[stage].append(path)
+    return {
+        "checkpoints": [points[point] for point in sorted(there)],
+        "quantized": list(made.values()),
+        "losses": measured["evaluate_loss"],
+        "tasks": measured["evaluate_tasks"],
+        "slices": measured["slice"],
+    }
 
 
 def lacking(plan: Plan, going_on: bool) -> Iterator[dict]:

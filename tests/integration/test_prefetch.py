@@ -88,7 +88,7 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     results = manifests.read(next((tree / "results/evaluated").rglob("tasks-toy.json")))
     lock = locks.read(tree / "config/datasets", "allenai--sciq")
     assert results["datasets"]["allenai/sciq"] == lock["revisions"][locks.CONVERTED]["commit"]
-    assert set(planned(tree, "toy")) <= {"laws", "plot", "report", "all"}
+    assert set(planned(tree, "toy")) <= {"mechanism", "laws", "plot", "report", "all"}
     lock["revisions"][locks.CONVERTED]["commit"] = newer
     locks.write(tree / "config/datasets", "allenai--sciq", lock)
     again = {"fetch_dataset": 2, "gather_datasets": 1, "evaluate_tasks": 1, "tabulate": 1}

@@ -7,9 +7,11 @@ import numpy as np
 import polars as pl
 
 from scripts.lib.runtime import manifests
+from scripts.slice import POINTS, SCHEMA
 
 METHODS = {"rtn-w3-g32": (3, 0.020), "gptq-w3-g32": (3, 0.014), "gptq-w4-g32": (4, 0.004), "nf4": (4, 0.0033)}
 TOKENS_PER_STEP = 3072
+PIECES = {"block": ("model.layers.0", "model.layers.1"), "layer": ("mlp.up_proj.weight",)}
 BENCHMARK = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 Point = tuple[str, str, str | None, int, float, float, str]  # trajectory, checkpoint, parent, step, rate, peak, phase
 
@@ -24,6 +26,7 @@ class Study:
     quantized: list[Path] = field(default_factory=list)
     losses: list[Path] = field(default_factory=list)
     tasks: list[Path] = field(default_factory=list)
+    slices: list[Path] = field(default_factory=list)
 
     @property
     def benchmarks(self) -> Path:
@@ -66,7 +69,7 @@ class Study:
 
     def arguments(self) -> dict:
         """Arguments of tabulate."""
-        names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "benchmarks")
+        names = ("circumstances", "checkpoints", "quantized", "losses", "tasks", "slices", "benchmarks")
         found = {name: getattr(self, name) for name in names}
         return {
             "study": "made-up",
@@ -208,6 +211,29 @@ def write_tasks(study: Study, cell: tuple, error: float, documents: int = 100, *
     ]
     path = study.root.joinpath("evaluated", *cell, "tasks-own.parquet")
     return _write_parquet(study, pl.concat(parts), path, cell, study.tasks, {"suite": "own", **metadata})
+
+
+def write_slice(study: Study, cell: tuple, size: float, curve: tuple, documents: int = 30, **metadata) -> Path:
+    """Slice parquet of one cell, whose loss along the way is a polynomial.
+
+    Args:
+        curve: coefficients of the loss in powers of t, nats per token; those of the random way are half as large.
+    """
+    tokens = np.random.default_rng(5).integers(20, 120, documents)
+    luck = 1 + 0.2 * np.random.default_rng(6).standard_normal(documents)
+    ways = [(moved, None, t, factor) for moved, factor in (("along", 1), ("random", 0.5)) for t in POINTS[moved]]
+    ways += [(moved, part, 1.0, 0.3) for moved, names in PIECES.items() for part in names]
+    parts = []
+    for moved, part, t, factor in ways:
+        added = factor * sum(number * t**power for power, number in enumerate(curve) if power)
+        place = {"moved": moved, "part": part, "t": t}
+        sums = {"nll": tokens * (curve[0] + luck * added), "kl": tokens * factor * t**2 / 2}
+        names = {"document": [f"{number:016x}" for number in range(documents)], "tokens": tokens.astype(np.int32)}
+        frame = pl.DataFrame({**names, **sums}).with_columns(pl.lit(v).alias(n) for n, v in place.items())
+        parts.append(frame.select(*SCHEMA).cast(SCHEMA))
+    path = study.root.joinpath("evaluated", *cell, "slice-docstrings.parquet")
+    about = {"corpus": "docstrings", "size": repr(size), **metadata}
+    return _write_parquet(study, pl.concat(parts), path, cell, study.slices, about)
 
 
 def write_benchmark(study: Study, name: str) -> None:

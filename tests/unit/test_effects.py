@@ -13,13 +13,13 @@ from scripts.lib.analysis.measures import paired, read_loss
 DOCUMENTS = 40
 
 
-def sums(quantized, baseline, kl, agree, curve=((8.0, 8.0),), trained=(4.0,)) -> Sums:
+def sums(quantized, baseline, kl, agree, curve=((8.0, 8.0),), trained=(4.0,), bend=(1, 3), sliced=(1, 3)) -> Sums:
     """Two documents of 2 and 4 tokens, 12 and 12 bytes."""
     arrays = (np.array(values, dtype=float) for values in (quantized, baseline, kl, agree, (2, 4), (12, 12), curve))
-    return Sums(*arrays, np.array(trained))
+    return Sums(*arrays, np.array(trained), np.array(bend, dtype=float), np.array(sliced, dtype=float))
 
 
-THIS = sums((5, 8), (4, 8), (1, 2), (1, 4))  # losses 13/6 and 2
+THIS = sums((5, 8), (4, 8), (1, 2), (1, 4), bend=(0, 6), sliced=(0, 3))  # losses 13/6 and 2
 REFERENCE = sums((8, 7), (7, 8), (1, 0.5), (2, 4), ((10, 10), (5, 5)), (1.0, 4.0))  # losses 15/6 and 15/6
 BY_HAND = {
     "relative_error": 13 / 12 - 1,
@@ -29,6 +29,7 @@ BY_HAND = {
     "loss": -2 / 6,
     "loss_bits": -2 / 24 / math.log(2),
     "top1_agreement": -1 / 6,
+    "curvature": math.log((6 / 3) / (4 / 4)),
     "gain": 3 / 6,
     "gain_kept": 2 / 3,
     "tokens_lost": 0 - 2 / 4,  # halfway between losses of 20 and 10, at 1 and 4 tokens: exp((ln 1 + ln 4) / 2) = 2
@@ -38,7 +39,7 @@ BY_HAND = {
 def test_effects_are_those_worked_out_by_hand():
     assert {name: effect(MEASURES[name], THIS, REFERENCE) for name in BY_HAND} == pytest.approx(BY_HAND)
     assert set(BY_HAND) == set(MEASURES)
-    assert [name for name, measure in MEASURES.items() if measure.shown == RATIO] == ["kl"]
+    assert [name for name, measure in MEASURES.items() if measure.shown == RATIO] == ["kl", "curvature"]
 
 
 def cell(seed: int, error: float) -> Sums:
@@ -48,7 +49,9 @@ def cell(seed: int, error: float) -> Sums:
     penalty = error * baseline * (1 + 0.3 * draw.standard_normal(DOCUMENTS))
     curve = np.array([1.4 * baseline, 1.1 * baseline * (1 + 0.1 * draw.random(DOCUMENTS)), baseline])
     shares = (penalty * draw.random(DOCUMENTS), 0.9 * tokens)
-    return Sums(baseline + penalty, baseline, *shares, tokens, 4.2 * tokens, curve, np.array([1e6, 2e6, 4e6]))
+    trained, sliced = np.array([1e6, 2e6, 4e6]), np.where(np.arange(DOCUMENTS) % 4, 0, tokens)
+    bend = error * sliced * (1 + draw.random(DOCUMENTS))
+    return Sums(baseline + penalty, baseline, *shares, tokens, 4.2 * tokens, curve, trained, bend, sliced)
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -76,6 +79,7 @@ def test_many_weights_at_once_give_the_values_of_each():
 
 def test_what_is_not_defined_is_not_finite():
     same = replace(THIS, kl=np.zeros(2))
+    assert not math.isfinite(effect(MEASURES["curvature"], THIS, replace(THIS, bend=None, sliced=None)))
     assert not math.isfinite(effect(MEASURES["kl"], THIS, same))
     assert not math.isfinite(effect(MEASURES["gain_kept"], THIS, THIS))
     lost = MEASURES["tokens_lost"]

@@ -13,7 +13,7 @@ from scripts.lib.runtime.config_files import read_yaml
 from scripts.lib.study.claims import fix
 from scripts.tabulate import tabulate
 from tests.unit.planted import ENDS, METHOD, claim, lineage, points, world
-from tests.unit.synthetic_study import Study, write_checkpoint, write_loss, write_quantized
+from tests.unit.synthetic_study import Study, write_checkpoint, write_loss, write_quantized, write_slice
 
 OPPOSED = ("decay-raises", "rate-not-tokens", "tokens-raise")
 
@@ -178,6 +178,40 @@ def test_a_sweep_has_a_slope_and_an_order(tmp_path, effect, verdict, monotone):
     assert row["slope"] == pytest.approx(-effect, abs=0.05)
     assert row["slope_lower"] < row["slope"] < row["slope_upper"]
     assert set(found["comparisons"]["reference_axis_value"]) == {0.25}
+
+
+def peaks(root, effect: float) -> tuple[Study, list[dict]]:
+    """Runs of three peak rates and seeds at the ends of their decays, sliced: only how far they are bent differs."""
+    study, generator, rows = Study(root), np.random.default_rng(3), []
+    for seed in (1, 2, 3):
+        for peak in (1.5e-3, 3e-3, 6e-3):
+            end = (f"peak{peak}-seed{seed}", "step-2400", None, 2400, 0.0, peak, "decay")
+            write_checkpoint(study, end)
+            write_quantized(study, end[:2], METHOD, 3)
+            for method, harm in (("none", 0.0), (METHOD, 0.02)):
+                write_loss(study, (*end[:2], method), 3.0, harm, 60)
+            half = 0.03 * math.exp(effect * math.log2(peak / 3e-3) + 0.01 * generator.standard_normal())
+            write_slice(study, (*end[:2], METHOD), 0.2, (3.0, 0.001, half))
+            span = {"decay_start": 2000, "decay_end": 2400, "decay_rate": peak}
+            rows += [row | span for row in lineage([end], {end[0]: seed})]
+    return study, rows
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(-0.3, "supported"), (0.0, "refuted")])
+def test_a_claim_on_curvature_is_decided_by_slices(tmp_path, effect, verdict):
+    study, rows = peaks(tmp_path, effect)
+    (row,) = primary(tables(study, rows, "higher-rate-flatter")).values()
+    assert (row["verdict"], row["runs"], row["unit"]) == (verdict, 3, "log ratio per doubling")
+    assert row["effect"] == pytest.approx(effect, abs=0.02)
+    assert row["lower"] < row["effect"] < row["upper"]
+
+
+def test_a_claim_on_curvature_says_nothing_without_slices(tmp_path):
+    study, rows = peaks(tmp_path, -0.3)
+    study.slices.clear()
+    found = tables(study, rows, "higher-rate-flatter")
+    assert primary(found)["higher-rate-flatter"]["verdict"] == "no comparison"
+    assert found["comparisons"].filter(measure="curvature").is_empty()
 
 
 def test_a_sweep_of_two_seeds_tells_of_these_runs_only(tmp_path):

@@ -6,10 +6,12 @@ import polars as pl
 import pytest
 
 from scripts.lib.analysis.judging import VERDICTS
+from scripts.lib.analysis.mechanism import mechanism_tables
 from scripts.lib.analysis.tracks import short_count, short_rate, tracks
 from scripts.lib.report import figures
 from scripts.lib.report.forest import NO_CLAIMS
 from scripts.lib.report.laws import NOTHING_LEFT_OUT
+from scripts.lib.report.mechanism import NOTHING_SLICED, WAYS
 from scripts.lib.runtime.config_files import read_yaml
 from scripts.plot import (
     FIGURES,
@@ -23,7 +25,7 @@ from scripts.plot import (
     plot,
 )
 from scripts.tabulate import tabulate
-from tests.unit.synthetic_study import METHODS, two_peaks, write_study
+from tests.unit.synthetic_study import METHODS, two_peaks, write_slice, write_study
 
 Tables = dict[str, pl.DataFrame]
 THEME = read_yaml("config/default.yaml")["plot"]
@@ -65,9 +67,9 @@ def big(tables: Tables, count: int = 60) -> Tables:
     return tables | {name: pl.DataFrame(part, tables[name].schema) for name, part in made.items()}
 
 
-CURVES = [name for name in FIGURES if name not in ("claims", "training", "laws")]
+CURVES = [name for name in FIGURES if name not in ("claims", "training", "mechanism", "laws")]
 # What stands in figures that show no method: these tables leave some of them empty.
-WORDS = {"claims": NO_CLAIMS, "training": "weight norm", "laws": NOTHING_LEFT_OUT}
+WORDS = {"claims": NO_CLAIMS, "training": "weight norm", "mechanism": NOTHING_SLICED, "laws": NOTHING_LEFT_OUT}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -84,6 +86,17 @@ def test_a_figure_is_the_same_every_time_and_keeps_text(tables, tmp_path, name):
     assert "<text" in svg
     assert WORDS.get(name, "gptq-w3-g32") in svg
     assert not re.search(r"dc:date|matplotlib\.org", svg)
+
+
+def test_the_mechanism_has_a_panel_for_each_of_its_factors(tmp_path, tables):
+    study = write_study(tmp_path / "study", two_peaks(), documents=30)
+    for point in two_peaks():
+        write_slice(study, (*point[:2], "gptq-w3-g32"), 0.2, (3.0, 0.01, 0.06, 0.002))
+    made = mechanism_tables("made-up", study.slices, tables["checkpoints"], tables["methods"])
+    svg = draw(tmp_path, "mechanism", tables, **made)
+    for words in ("gptq-w3-g32", *(line for text in WAYS.values() for line in text.split("\n"))):
+        assert words in svg
+    assert ">nf4<" not in svg
 
 
 def test_the_theme_is_seen(tables, tmp_path, plain):

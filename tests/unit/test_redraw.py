@@ -12,13 +12,14 @@ from polars.testing import assert_frame_equal
 from scripts.commands.publish_study import about_study, publish
 from scripts.commands.redraw import redraw, tables_of
 from scripts.commands.report import with_lacking
+from scripts.lib.analysis.mechanism import mechanism_tables
 from scripts.lib.report import published
 from scripts.lib.report.contents import FIGURES
 from scripts.lib.study.claims import fix, hash_of
 from scripts.lib.study.plan import load_plan
 from scripts.tabulate import tabulate
 from tests.unit import planted
-from tests.unit.synthetic_study import METHODS, two_peaks, write_loss, write_study
+from tests.unit.synthetic_study import METHODS, two_peaks, write_loss, write_slice, write_study
 
 STUDIES = sorted(path.parent for path in published.FOLDER.glob(f"*/{published.ABOUT}"))
 ABOUT = {
@@ -40,6 +41,8 @@ def planted_study(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("study")
     study, lineage = planted.world(folder, tokens=0.0, decay=0.3)
     write_loss(study, ("run-1", "step-1400", planted.METHOD), 1.0, 0.0, 0, status="refused", reason="not finite")
+    for step in planted.ENDS:
+        write_slice(study, ("run-1", f"step-{step}", planted.METHOD), 0.2, (3.0, 0.01, 0.06))
     claims = {name: planted.claim(name) for name in ("decay-raises", "rate-not-tokens")}
     record = folder / "claims.jsonl"
     fix(claims, record, 0)
@@ -64,6 +67,8 @@ def made(planted_study, tmp_path_factory) -> Path:
 
 def test_a_published_study_gives_the_same_tables(made, planted_study):
     expected = with_lacking(tabulate(**planted_study), "made-up", ABSENT)
+    known = (expected[name] for name in ("checkpoints", "methods"))
+    expected |= mechanism_tables("made-up", planted_study["slices"], *known)
     found = tables_of(made)
     assert list(found) == list(expected)
     for name, table in expected.items():

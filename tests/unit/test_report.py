@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from scripts.lib.analysis.laws.table import laws_table
+from scripts.lib.analysis.mechanism import mechanism_tables
 from scripts.lib.analysis.metrics import TASK, rows_in
 from scripts.lib.report.captions import caption
 from scripts.lib.report.numbers import effect
@@ -17,7 +18,7 @@ from scripts.lib.report.tables import described
 from scripts.plot import FIGURES
 from scripts.tabulate import tabulate
 from tests.unit import planted, planted_laws
-from tests.unit.synthetic_study import two_peaks, write_loss, write_study
+from tests.unit.synthetic_study import two_peaks, write_loss, write_slice, write_study
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = sorted((ROOT / "reports/captions").glob("*.rst"))
@@ -56,6 +57,9 @@ def made_up(folder: Path, points: list, **options) -> Tables:
     tables = tabulate(**study.arguments(), claims=claims, lineage=rows)
     few = planted_laws.Design(seeds=(1, 2, 3), peaks=(6e-3,), bits=(2, 3))
     laws = planted_laws.follow(planted_laws.tables(few), ("kumar",), np.random.default_rng(3))
+    for point in points:
+        write_slice(study, (*point[:2], "gptq-w3-g32"), 0.2, (3.0, 0.01, 0.06, 0.002))
+    tables |= mechanism_tables("made-up", study.slices, tables["checkpoints"], tables["methods"])
     return {**tables, "methods": METHODS, "versions": VERSIONS, "laws": laws_table("made-up", laws, 0.95)}
 
 
@@ -291,12 +295,25 @@ def test_laws_are_shown_where_they_were_fitted(tmp_path, tables, page):
     assert "Laws are fitted by the workflow itself" in text
 
 
+def test_sliced_cells_are_shown_where_there_are_any(tmp_path, tables, page):
+    assert "All sliced cells" in page
+    assert "mlp.up_proj.weight" in page
+    rest = {name: table for name, table in tables.items() if not name.startswith("mechanism")}
+    assert "What penalties are made of is told by the workflow itself" in render(tmp_path, rest)
+
+
 def test_empty_tables_have_a_report_that_says_so(tmp_path, tables):
     text = render(tmp_path, {name: table.clear() for name, table in tables.items()} | {"runs": tables["runs"]})
     assert "nothing measured yet" in text
     assert "The study lists no claims to decide." in text
     assert "Nothing is replicated in this study" in text
-    for said in ("There is nothing to compare", "No cell was quantized", "No loss was measured", "No cell is missing"):
+    assert "This study slices no cell" in text
+    for said in (
+        "There is nothing to compare",
+        "No cell was quantized",
+        "No loss was measured",
+        "No cell is missing",
+    ):
         assert said in text
 
 

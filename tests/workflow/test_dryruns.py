@@ -48,6 +48,14 @@ def test_draws_of_calibration_text_are_cells_of_their_own(fresh):
     assert "config/recipes/gptq-w3-g16.yaml" in said
 
 
+def test_slices_are_jobs_of_quantized_cells(fresh):
+    before = planned(fresh, "smoke")
+    edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"]["cells"][0].update(slices=["smoke"]))
+    after = planned(fresh, "smoke")
+    changed = {stage: count - before.get(stage, 0) for stage, count in after.items() if count != before.get(stage)}
+    assert changed == {"slice": 6}
+
+
 def test_a_scale_has_folders_and_steps_of_its_own(fresh):
     (fresh / "config/scales/longer.yaml").write_text("scale: {name: longer, times: {steps: 2}, run: {batch_size: 4}}\n")
     arguments = [*command("smoke", "--dry-run"), "config/scales/longer.yaml"]

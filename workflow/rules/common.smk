@@ -174,7 +174,7 @@ def quantized_cells():
 
 
 def evaluated_cells():
-    return loss_tables(PLAN.cells) + task_tables(PLAN.cells)
+    return loss_tables(PLAN.cells) + task_tables(PLAN.cells) + slice_tables(PLAN.cells)
 
 
 def report_and_figures():
@@ -187,6 +187,10 @@ def loss_tables(cells):
 
 def task_tables(cells):
     return measured_by("evaluate_tasks", cells)
+
+
+def slice_tables(cells):
+    return measured_by("slice", cells)
 
 
 def measured_by(stage, cells):

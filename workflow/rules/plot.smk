@@ -14,6 +14,7 @@ rule plot:
         runs=f"{PATHS.tables()}/runs.parquet",
         verdicts=f"{PATHS.tables()}/verdicts.parquet",
         noise=f"{PATHS.tables()}/noise.parquet",
+        mechanism=f"{PATHS.tables()}/mechanism.parquet",
         laws=f"{PATHS.tables()}/laws.parquet",
     output:
         svg=report(

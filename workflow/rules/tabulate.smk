@@ -7,6 +7,7 @@ rule tabulate:
         quantized=quantized_manifests(PLAN.cells),
         losses=loss_tables(PLAN.cells),
         tasks=task_tables(PLAN.cells),
+        slices=slice_tables(PLAN.cells),
         repeat=REPEAT or [],
     output:
         **table_files(tables.TABLES),

@@ -38,6 +38,9 @@ class Sums:
         curve: negative log-likelihood of the unquantized run up to the checkpoint, (..., checkpoints, documents), or
             (..., checkpoints).
         trained: training tokens of these checkpoints, (checkpoints,).
+        bend: second derivative of the negative log-likelihood towards the quantized weights, by the square of their
+            distance, on the tokens that were sliced; zeros if none were.
+        sliced: of these tokens, their number.
     """
 
     quantized: np.ndarray
@@ -48,6 +51,13 @@ class Sums:
     bytes: np.ndarray
     curve: np.ndarray
     trained: np.ndarray
+    bend: np.ndarray | None = None
+    sliced: np.ndarray | None = None
+
+    def __post_init__(self):
+        for name in ("bend", "sliced"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros_like(self.tokens, dtype=np.float64))
 
     def total(self, weights: np.ndarray | None = None) -> "Sums":
         """The sums over documents; with weights (..., documents), such as counts of resamples, those of each."""
@@ -87,7 +97,7 @@ class Measure:
 
 def without_quantization(cell: Sums) -> Sums:
     """What the cell's checkpoint has by itself."""
-    return replace(cell, quantized=cell.baseline, kl=np.zeros_like(cell.kl), agree=cell.tokens)
+    return replace(cell, quantized=cell.baseline, kl=np.zeros_like(cell.kl), agree=cell.tokens, bend=None, sliced=None)
 
 
 def relative_error(cell: Sums) -> np.ndarray:
@@ -128,6 +138,11 @@ def divergence(cell: Sums) -> np.ndarray:
 def agreement(cell: Sums) -> np.ndarray:
     """Share of tokens of which both models hold the same one most likely."""
     return cell.agree / cell.tokens
+
+
+def curvature(cell: Sums) -> np.ndarray:
+    """Of the loss towards the quantized weights, nats per token for a distance as long as the weights themselves."""
+    return cell.bend / cell.sliced
 
 
 def share_lost(cell: Sums) -> np.ndarray:
@@ -171,6 +186,7 @@ MEASURES = {
         Measure(TOP1_AGREEMENT.name, "top-1 agreement", "share", agreement, difference(agreement), POINTS, better=1),
         GAIN,
         Measure("gain_kept", "gain kept", "share", None, gain_kept, PERCENT, 1.0, 1, needs=GAIN.name),
+        Measure("curvature", "curvature", "log ratio", curvature, log_ratio(curvature), RATIO, neutral=None),
         Measure(TOKENS_LOST.name, "tokens lost", "share", share_lost, difference(share_lost), POINTS),
     )
 }
@@ -214,7 +230,9 @@ def _shifted(totals: tuple[Sums, Sums], side: int, name: str, index: tuple) -> l
 
 
 def sums_of_cells(
-    measured: Iterable[Measured], history: dict[Cell, dict[Cell, int]]
+    measured: Iterable[Measured],
+    history: dict[Cell, dict[Cell, int]],
+    bends: dict[tuple[str, tuple[str, str, str]], dict[str, tuple[float, float]]] | None = None,
 ) -> dict[tuple[str, tuple[str, str, str]], Sums]:
     """The sums of every quantized cell whose loss was measured, by dataset and cell (trajectory, checkpoint, method).
 
@@ -224,6 +242,7 @@ def sums_of_cells(
     Args:
         measured: as `measures.paired` gives them.
         history: as `tokens_lost.history` gives it.
+        bends: as `mechanism.bends` gives them.
     """
     whole = {(item.dataset, item.cell, item.metric): item for item in measured if item.subset is None}
     found = {}
@@ -241,8 +260,14 @@ def sums_of_cells(
             whole[dataset, cell, BITS_PER_BYTE.name].sizes,
             np.array([point.sums for point in run.values()]).reshape(len(run), len(item.sums)),
             np.array([history[own][other] for other in run], dtype=np.float64),
+            *_of_documents(item.documents, (bends or {}).get((dataset, cell), {})),
         )
     return found
+
+
+def _of_documents(documents: np.ndarray, known: dict[str, tuple[float, float]]) -> np.ndarray:
+    """Bend and sliced tokens of each document, (2, documents); zeros where nothing is known."""
+    return np.array([known.get(document, (0.0, 0.0)) for document in documents]).reshape(len(documents), 2).T
 
 
 def _same(one: Measured, other: Measured) -> bool:

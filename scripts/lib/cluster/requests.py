@@ -25,6 +25,7 @@ DOCUMENT_TOKENS, SHOT_TOKENS = 400, 160  # a question with each of its answers, 
 MAKING = 6.5  # bytes a weight: float32, and the files' or the packed one
 LOADED = 1.25  # of a model's dense size, while it is loaded
 LOGITS = 2**28  # values a forward pass at most, as scripts/lib/models/forward.py has it
+KINDS = 7  # of layers that are quantized in a block, of a Llama; others have fewer
 CHECKS = 8  # forward passes over the probe: in memory, source (and each layer's error), reloaded, a transform's two
 
 
@@ -66,6 +67,7 @@ def needs(plan, name: str) -> dict[str, Need]:
         "average": _average(trajectory, compute) if trajectory.source == "average" else None,
         "quantize": quantize(model, calibration, passed, window, full, gpu, transformed),
         "evaluate_loss": evaluate_loss(model, loss_tokens(loss), batch, own, gpu, DTYPES[compute["dtype"]]),
+        "slice": slicing(model, slice_tokens(plan.config), batch, full, gpu),
         "evaluate_tasks": evaluate_tasks(model, asked, own, gpu, DTYPES[compute["dtype"]]),
         "tabulate": tabulate(len(plan.cells)),
     }
@@ -105,6 +107,16 @@ def _average(run: Averaged, compute: dict) -> Need:
 def loss_tokens(loss: dict) -> int:
     """Tokens that one evaluation of loss reads, by the section `evaluate_loss`; a guess where it reads all windows."""
     return WHOLE_SPLIT if loss["windows"] == "all" else loss["windows"] * loss["window"]
+
+
+def slice_tokens(config: dict) -> int:
+    """Tokens that each model of a slice reads."""
+    return config["slice"]["windows"] * config["evaluate_loss"]["window"]
+
+
+def slice_passes(model: Model) -> float:
+    """Models that a slice runs: 13 along its ways, half a one a block, and about one a kind of layer."""
+    return 13 + model.blocks / 2 + KINDS
 
 
 def documents(plan, suite: dict) -> int:
@@ -212,6 +224,22 @@ def evaluate_loss(
     logits = 0 if gpu else 12 * forward_tokens * model.vocabulary
     memory = max(LOADED * size * model.parameters, held) + logits
     return _need(memory, 2 * forward_flops(model, tokens) / speed + moved(model))
+
+
+def slicing(model: Model, tokens: int, forward_tokens: int, speed: float, gpu: bool = False) -> Need:
+    """The models between two, in float32 and run block by block: as `evaluate_loss`, with more of each, many times.
+
+    Args:
+        tokens: that each of them reads.
+        forward_tokens: tokens a forward pass.
+        speed: floating-point operations a second.
+        gpu: whether logits are held there.
+    """
+    one, passes = evaluate_loss(model, tokens, forward_tokens, speed, gpu), slice_passes(model)
+    held = 24 * model.vocabulary * model.likely_width + 12 * model.parameters / max(model.blocks, 1)
+    held += 8 * tokens * model.likely_width
+    seconds = passes * (2 * forward_flops(model, tokens) / speed + 2 * moved(model))
+    return Need(one.memory + math.ceil(held / 1e6), START_MINUTES + math.ceil(seconds / 60))
 
 
 def evaluate_tasks(model: Model, tokens: float, speed: float, gpu: bool = False, size: int = 4) -> Need:

@@ -3,11 +3,11 @@
 from scripts.lib.cluster import requests
 from scripts.lib.study.plan import BASELINE, Plan
 
-LOADED = {"quantize": 3, "evaluate_loss": 1, "evaluate_tasks": 1}  # how often weights are moved, as requests.py counts
+LOADED = {"quantize": 3, "evaluate_loss": 1, "evaluate_tasks": 1, "slice": 40}  # times that weights are moved
 FASTER = 10  # disks beside a GPU than those that requests assume: 1 GB a second
 # Seconds of one CPU thread a weight of 3 bits: unpacking 2.3 ns; in the gate also levels 7.5, statistics 4, codes for
 # zstd 2.6, and what is compared.
-PER_WEIGHT = {"quantize": 20e-9, "evaluate_loss": 2.5e-9, "evaluate_tasks": 2.5e-9}
+PER_WEIGHT = {"quantize": 20e-9, "evaluate_loss": 2.5e-9, "evaluate_tasks": 2.5e-9, "slice": 60e-9}
 COLUMNWISE = ("gptq", "gptaq")
 COLUMN = 0.25e-3  # seconds of a GPU for each column that GPTQ rounds, one after another: 149 s for 1.5e9 weights (H100)
 SOME_PACKAGES = 25  # work of a corpus that is not made of packages: as much as the default one
@@ -16,8 +16,8 @@ SOME_PACKAGES = 25  # work of a corpus that is not made of packages: as much as 
 class Works:
     """How much work the jobs of a study are; 0 where only the start of a job counts.
 
-    train, quantize, evaluate_loss, evaluate_tasks: model FLOPs. fetch, publish, average: bytes. corpus, tokenizer,
-    tokenize (of a train split): packages. tabulate: cells.
+    train, quantize, evaluate_loss, evaluate_tasks, slice: model FLOPs. fetch, publish, average: bytes. corpus,
+    tokenizer, tokenize (of a train split): packages. tabulate: cells.
     """
 
     def __init__(self, plan: Plan):
@@ -98,6 +98,12 @@ class Works:
 
     def _evaluate_tasks(self, name: str, checkpoint: str, method: str, suite: str) -> float:
         return requests.forward_flops(self.models[name], requests.task_tokens(self.plan, self.plan.suites[suite]))
+
+    def _slice(self, name: str, checkpoint: str, method: str, corpus: str) -> float:
+        """Each pass with the checkpoint's head beside it."""
+        model, tokens = self.models[name], requests.slice_tokens(self.plan.config)
+        head = 2 * model.vocabulary * model.likely_width * tokens
+        return requests.slice_passes(model) * (requests.forward_flops(model, tokens) + head)
 
     def _tabulate(self, study: str) -> float:
         return len(self.plan.cells)

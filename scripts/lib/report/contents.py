@@ -2,5 +2,5 @@
 
 FIGURES = (
     *("overview", "claims", "loss_vs_tokens", "error_vs_tokens", "baseline_vs_quantized", "errors_by_method", "tasks"),
-    *("training", "laws"),
+    *("training", "mechanism", "laws"),
 )

@@ -19,7 +19,7 @@ MOST_BYTES = 20_000_000  # of the whole folder
 ABOUT, PLAN, CLAIMS = "about.json", "plan.json", "claims.jsonl"
 MANIFESTS = "manifests.parquet"
 MANIFEST_KINDS = ("checkpoints", "quantized")
-MEASURED_KINDS = ("losses", "tasks")
+MEASURED_KINDS = ("losses", "tasks", "slices")
 MADE = (
     "benchmarks",
     "schedules",
@@ -50,8 +50,9 @@ def pack(folder: Path, arguments: dict, tables: dict[str, pl.DataFrame], lacking
     (folder / CLAIMS).write_text(record.read_text() if record.is_file() else "")
     rows = [{"kind": kind, "text": Path(path).read_text()} for kind in MANIFEST_KINDS for path in arguments[kind]]
     for kind in MEASURED_KINDS:
-        rows += [{"kind": kind, "text": json.dumps(_metadata(path))} for path in arguments[kind]]
-        frames = [frame for path in arguments[kind] if (frame := _measured(path)) is not None]
+        paths = arguments.get(kind, [])
+        rows += [{"kind": kind, "text": json.dumps(_metadata(path))} for path in paths]
+        frames = [frame for path in paths if (frame := _measured(path)) is not None]
         if frames:
             pl.concat(frames).write_parquet(folder / f"{kind}.parquet", **ZSTD)
     pl.DataFrame(rows, {"kind": pl.String, "text": pl.String}).write_parquet(folder / MANIFESTS, **ZSTD)
@@ -129,11 +130,11 @@ def _place(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _measured(path: Path | str) -> pl.DataFrame | None:
-    """The rows of one result with its place before them, those of a loss summed by document; None if it has no rows."""
+    """The rows of one result with its place before them, segments summed by document; None if it has no rows."""
     frame, metadata = pl.read_parquet(path), _metadata(path)
     if frame.is_empty():
         return None
-    frame = _by_document(frame) if "corpus" in metadata else frame
+    frame = _by_document(frame) if set(NO_SUMS) <= set(frame.columns) else frame
     return frame.select(*(pl.lit(value).alias(name) for name, value in _place(metadata).items()), pl.all())
 
 

@@ -60,6 +60,8 @@ def tokens_drawn(plan) -> dict[tuple[str, str, str], dict[str, int]]:
         tokenizer = plan.trajectories[cell.trajectory].tokenizer
         for corpus in plan.losses[cell]:
             found[tokenizer, corpus, "validation"]["a window of `evaluate_loss`"] = window
+        for corpus in plan.slices.get(cell, []):
+            found[tokenizer, corpus, "validation"]["a window of `slice`"] = window
         if cell.method in plan.recipes:
             drawn = {"`quantize.probe`": plan.config["quantize"]["probe"]}
             drawn |= {f"`{cell.method}`": plan.recipes[cell.method].get("calibration")}

@@ -69,6 +69,10 @@ class Paths:
         """Scores of a cell on a suite, document by document."""
         return f"{self.evaluated(*cell)}/tasks-{suite}.parquet"
 
+    def slice(self, *cell: str, corpus: str = "{corpus}") -> str:
+        """Losses on a corpus along the way from a cell's checkpoint to its quantized weights."""
+        return f"{self.evaluated(*cell)}/slice-{corpus}.parquet"
+
     def hidden(self, trajectory: str = "{trajectory}", checkpoint: str = "{checkpoint}") -> str:
         """Folder of a checkpoint's hidden states, which the losses of its methods share: {corpus}.safetensors.
 

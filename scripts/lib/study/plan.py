@@ -52,6 +52,7 @@ class Plan:
     methods: by name, without the baseline.
     recipes: what the files of the methods' recipes hold, by method; all draws of a recipe have the same.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
+    slices: corpora by quantized cell, on which the way to its weights is measured; with an entry for each of them.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
     neighbours: groups of (trajectory, checkpoint) that tell how checkpoints of a stable phase scatter.
     claims: by name, as `add_claims` reads them.
@@ -68,6 +69,7 @@ class Plan:
     recipes: dict[str, dict] = field(default_factory=dict)
     losses: dict[Cell, list[str]] = field(default_factory=dict)
     tasks: dict[Cell, list[str]] = field(default_factory=dict)
+    slices: dict[Cell, list[str]] = field(default_factory=dict)
     suites: dict[str, dict] = field(default_factory=dict)
     claims: dict[str, dict] = field(default_factory=dict)
     refused: dict[Cell, str] = field(default_factory=dict)
@@ -90,7 +92,9 @@ class Plan:
         """(stage, corpus or suite, table) of all that is measured of a cell."""
         paths, names = self.paths, cell.names
         losses = [("evaluate_loss", name, paths.loss(*names, corpus=name)) for name in self.losses[cell]]
-        return losses + [("evaluate_tasks", name, paths.tasks(*names, suite=name)) for name in self.tasks[cell]]
+        slices = [("slice", name, paths.slice(*names, corpus=name)) for name in self.slices.get(cell, [])]
+        tasks = [("evaluate_tasks", name, paths.tasks(*names, suite=name)) for name in self.tasks[cell]]
+        return losses + tasks + slices
 
     def circumstances(self) -> list[dict]:
         """The place of every checkpoint in its training, as `tabulate` takes it: step, tokens, learning rate, phase."""
@@ -162,8 +166,9 @@ def make_plan(config: dict, folder: Path | str = "config") -> Plan:
         where = f"study `{config['study']['name']}`, cells.{number}"
         names = [name for given in block["trajectories"] for name in add_trajectories(plan, given, families, where)]
         methods = [BASELINE, *_add_methods(plan, block, where)]
-        for corpus in block.get("loss", []):
-            add_corpus(plan, corpus, "validation", f"{where}.loss")
+        for key in ("loss", "slices"):
+            for corpus in block.get(key, []):
+                add_corpus(plan, corpus, "validation", f"{where}.{key}")
         for suite in block.get("tasks", []):
             _add_suite(plan, suite, folder / "tasks", where)
         _add_cells(plan, names, block, methods, where)
@@ -241,6 +246,7 @@ def _add_cells(plan: Plan, names: list[str], block: dict, methods: list[str], wh
         for step in chosen:
             for method in methods:
                 cell = Cell(name, step, method)
-                for target, key in ((plan.losses, "loss"), (plan.tasks, "tasks")):
+                asked = [(plan.losses, "loss"), (plan.tasks, "tasks")]
+                for target, key in asked if method == BASELINE else [*asked, (plan.slices, "slices")]:
                     known = target.setdefault(cell, [])
                     known.extend(value for value in block.get(key, []) if value not in known)

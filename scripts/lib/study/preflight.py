@@ -23,7 +23,7 @@ def set_aside_refused(plan) -> None:
             reasons[pair] = width_refusal(plan.recipes[cell.method], plan.trajectories[cell.trajectory].widths)
         if reasons.get(pair):
             plan.refused[cell] = reasons[pair]
-            del plan.losses[cell], plan.tasks[cell]
+            del plan.losses[cell], plan.tasks[cell], plan.slices[cell]
 
 
 def require_clone(folder: Path | str) -> None:

@@ -1,0 +1,22 @@
+# mechanism: what each penalty is made of, from the cells that were sliced; empty tables where none were.
+
+
+localrules:
+    mechanism,
+
+
+rule mechanism:
+    input:
+        slices=slice_tables(PLAN.cells),
+        checkpoints=f"{PATHS.tables()}/checkpoints.parquet",
+        methods=f"{PATHS.tables()}/methods.parquet",
+    output:
+        **table_files(["mechanism", "mechanism_parts"]),
+    log:
+        f"{PATHS.logs('mechanism')}/{{study}}.log",
+    conda:
+        ENV
+    params:
+        code=fingerprint("mechanism"),
+    script:
+        "../../scripts/mechanism.py"
