@@ -31,10 +31,10 @@ What each recipe does to one small model of each class ({models}), trained by th
 workflow itself on the docstrings of its own packages: {count} cells, of which {works} work and {refused} are refused.
 `make methods REAL=1` adds a column of a real pretrained model, SmolLM2-135M-Instruct
 ([below](#on-a-real-pretrained-model)). A number is the **loss difference** to the unquantized model in thousandths of a
-nat per token, over {tokens} tokens of the docstrings' validation text, with half the width of its 95 % interval. What
-works has passed the checks of [config/README.md](../README.md), "Before a quantized model is published". The small
-models have two blocks of width 256 and saw a million tokens: what works carries over, how methods rank does not.
-Empty: not run.
+nat per token, over {tokens} tokens of the docstrings' validation
+text, with half the width of its 95 % interval. What works has passed the checks of [config/README.md](../README.md),
+"Before a quantized model is published". The small models have two blocks of width 256 and saw a million tokens: what
+works carries over, how methods rank does not. Empty: not run.
 
 Unquantized losses, nats a token: {baselines}.
 
@@ -81,15 +81,17 @@ weights cut them off, most likely. llm-compressor's own default, `static`, takes
 whatever their group: that alone takes 99 ± 45 off, with scales of the unquantized weights, and leaves 20 ± 25 more
 than GPTQModel's default adds. Recipes called `natural` do without an order, and are there to compare the libraries.
 
-**Inputs** were not changed here: both libraries gather them behind blocks that are already rounded (llm-compressor
-before it rounds any layer of a block, GPTQModel layer by layer), the rows above do not. Nor was damping.
+**Inputs are what is left.** Both libraries gather them behind blocks that are already rounded (llm-compressor before
+it rounds any layer of a block, GPTQModel layer by layer), the rows above do not. On the same eight windows the
+libraries' own models, in the table of `make methods REAL=1`, add 346, 238, 189 and 152 where these rows have 291, 241,
+192 and 172: with rounded inputs three of the four differ by no more than 20, and llm-compressor's without an order adds
+55 more, about as much as its interval is wide. Damping was the same everywhere.
 
 **Errors of layers do not tell the loss.** In these rows of one model and text the weight errors are 0.129 to 0.132
 and the output errors 0.052 to 0.057, while the loss added differs by a factor of 1.7; the lowest of it has neither
 the lowest weight error nor the lowest output error. On the small models, without such columns, all GPTQs of a width
-lie within a few thousandths of a nat, which says nothing of real models. An earlier run through the libraries
-themselves, on the same model and 16 x 512 tokens of this text, added +346 by llm-compressor without an order, +220
-by its `static`, and +132 by GPTQModel's default.
+lie within a few thousandths of a nat, which says nothing of real models. On 16 windows
+the libraries' models add 359, 235, 203 and 143: the same order, a factor of 2.5 from first to last.
 
 Written by `make methods` from [measured.csv](measured.csv), which it makes by the study `methods` or, with `REAL=1`, by
 `methods-real`; not by hand.
