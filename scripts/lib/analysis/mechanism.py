@@ -196,5 +196,26 @@ def mechanism_tables(
     }
 
 
+def layers_table(study: str, files: Iterable[Path | str], checkpoints: pl.DataFrame) -> pl.DataFrame:
+    """The table `layers`: a row a layer of a checkpoint, with the numbers that the stage describe_layers writes.
+
+    Args:
+        study, checkpoints: as of `mechanism_tables`.
+        files: its parquets; those of refused checkpoints have no rows.
+    """
+    points = checkpoints.select("trajectory", "checkpoint", "family", *POINT)
+    place = ("trajectory", "checkpoint")
+    frames = []
+    for path in files:
+        metadata = pl.read_parquet_metadata(path)
+        about = {"study": study, **{name: metadata[name] for name in place}, "dataset": metadata["corpus"]}
+        columns = [pl.lit(value, pl.String).alias(name) for name, value in about.items()]
+        frames.append(pl.read_parquet(path).select(*columns, pl.all()))
+    if not frames:
+        return pl.DataFrame(schema={"study": pl.String, **points.schema, "dataset": pl.String, "layer": pl.String})
+    found = pl.concat(frames).join(points, on=list(place), how="left", maintain_order="left")
+    return found.select("study", *points.columns, pl.exclude("study", *points.columns))
+
+
 def _log(value: float) -> float | None:
     return float(np.log(value)) if value > 0 else None
