@@ -1,6 +1,6 @@
-"""mechanism: what each penalty is made of, as tables, from the cells that were sliced."""
+"""mechanism: what each penalty is made of, as tables, from the cells that were sliced, and their layers' statistics."""
 
-from scripts.lib.analysis.mechanism import mechanism_tables
+from scripts.lib.analysis.mechanism import layers_table, mechanism_tables
 
 if __name__ == "__main__":
     import polars as pl
@@ -9,7 +9,10 @@ if __name__ == "__main__":
     from scripts.lib.runtime.logs import open_log
 
     open_log(snakemake.log[0], "mechanism")
-    given = [pl.read_parquet(snakemake.input[name]) for name in ("checkpoints", "methods")]
-    for name, rows in mechanism_tables(snakemake.wildcards.study, snakemake.input.get("slices", []), *given).items():
+    study = snakemake.wildcards.study
+    slices, layers = (snakemake.input.get(name, []) for name in ("slices", "layers"))
+    checkpoints, methods = (pl.read_parquet(snakemake.input[name]) for name in ("checkpoints", "methods"))
+    tables = mechanism_tables(study, slices, checkpoints, methods)
+    for name, rows in (tables | {"layers": layers_table(study, layers, checkpoints)}).items():
         rows.write_parquet(snakemake.output[f"{name}_parquet"])
         write_csv(rows, snakemake.output[f"{name}_csv"])

@@ -291,7 +291,9 @@ def mechanism(tables: Tables) -> Figure:
         for axis, (name, cells) in zip(panels, found.items(), strict=True):
             for line in drawn.lines:
                 curves.draw_line(axis, line, curves.curves_of(cells, line, dataset, method), name)
-            figures.positive_axis(axis)
+            if np.isfinite(axis.dataLim.ymax):  # something was drawn
+                figures.positive_axis(axis)
+                axis.set_ylim(top=1.1 * axis.dataLim.ymax)
             axis.set_ylabel(of_mechanism.WAYS[name] if column == 0 else "")
         curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
         figures.token_axis(strip)

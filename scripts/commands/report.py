@@ -86,7 +86,7 @@ def results(plan: Plan) -> dict[str, list[str]]:
     made = {cell: f"{plan.paths.quantized(*cell.names)}/manifest.json" for cell in cells if cell.method != BASELINE}
     made = {cell: path for cell, path in made.items() if is_whole(path)}
     cells = [cell for cell in cells if cell.method == BASELINE or cell in made]
-    measured = {"evaluate_loss": [], "evaluate_tasks": [], "slice": []}
+    measured = {"evaluate_loss": [], "evaluate_tasks": [], "slice": [], "describe_layers": []}
     for cell in cells:
         for stage, _, path in plan.evaluations(cell):
             if is_whole(path):

@@ -6,7 +6,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from scripts.lib.analysis.mechanism import MECHANISM, MECHANISM_PARTS, bend, mechanism_tables, read, slope, split
+from scripts.lib.analysis.mechanism import (
+    MECHANISM,
+    MECHANISM_PARTS,
+    bend,
+    layers_table,
+    mechanism_tables,
+    read,
+    slope,
+    split,
+)
 from scripts.tabulate import tabulate
 from tests.unit.synthetic_study import PIECES, two_peaks, write_slice, write_study
 
@@ -99,6 +108,21 @@ def test_refused_cells_have_a_reason_and_no_numbers(study, found):
     row = made["mechanism"].row(0, named=True)
     assert (row["reason"], row["penalty"]) == ("it rotates weights", None)
     assert made["mechanism_parts"].is_empty()
+
+
+def test_layers_are_told_apart_by_their_checkpoints(study, found, tmp_path):
+    checkpoints = tabulate(**study.arguments())["checkpoints"]
+    files = []
+    for number, corpus in enumerate(("docstrings", "other")):
+        files.append(tmp_path / f"{number}.parquet")
+        rows = pl.DataFrame({"layer": ["a", "b"], "weight_norm": [1.0, 2.0]})
+        (rows.clear() if number else rows).write_parquet(
+            files[-1], metadata={"trajectory": CELL[0], "checkpoint": CELL[1], "corpus": corpus}
+        )
+    table = layers_table("made-up", files, checkpoints)
+    assert table["layer"].to_list() == ["a", "b"]
+    assert set(table.select("step", "family", "dataset").unique().row(0)) == {400, "low", "docstrings"}
+    assert layers_table("made-up", [], checkpoints).is_empty()
 
 
 def test_without_slices_the_tables_are_empty(found):

@@ -91,17 +91,20 @@ def test_the_baseline_is_always_there_and_blocks_join(write):
     }
 
 
-def test_only_quantized_cells_are_sliced(write):
+def test_quantized_cells_are_sliced_and_their_checkpoints_described(write):
     made = plan(
         write.folder,
         block("smoke", checkpoints=[40], loss=["smoke"]),
         block("smoke", checkpoints=[40], methods=["nf4"], slices=["smoke"]),
     )
-    assert made.slices == {Cell("smoke", 40, "nf4"): ["smoke"], Cell("smoke", 40, "rtn-w3-g32"): []}
+    assert {cell.method: corpora for cell, corpora in made.slices.items()} == {
+        **{"none": ["smoke"], "nf4": ["smoke"], "rtn-w3-g32": []}
+    }
     cell = Cell("smoke", 40, "nf4")
     assert made.evaluations(cell) == [("slice", "smoke", "results/evaluated/smoke/step-40/nf4/slice-smoke.parquet")]
     assert made.evaluations(Cell("smoke", 40, "none")) == [
-        ("evaluate_loss", "smoke", "results/evaluated/smoke/step-40/none/loss-smoke.parquet")
+        ("evaluate_loss", "smoke", "results/evaluated/smoke/step-40/none/loss-smoke.parquet"),
+        ("describe_layers", "smoke", "results/evaluated/smoke/step-40/none/layers-smoke.parquet"),
     ]
 
 

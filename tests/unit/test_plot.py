@@ -99,6 +99,14 @@ def test_the_mechanism_has_a_panel_for_each_of_its_factors(tmp_path, tables):
     assert ">nf4<" not in svg
 
 
+def test_a_loss_that_bends_down_has_no_curvature_in_the_figure(tmp_path, tables):
+    study = write_study(tmp_path / "study", two_peaks(), documents=30)
+    for point in two_peaks():
+        write_slice(study, (*point[:2], "gptq-w3-g32"), 0.2, (3.0, 0.09, -0.01))
+    made = mechanism_tables("made-up", study.slices, tables["checkpoints"], tables["methods"])
+    assert "curvature" in draw(tmp_path, "mechanism", tables, **made)
+
+
 def test_the_theme_is_seen(tables, tmp_path, plain):
     changes = [{"context": "talk"}, {"style": "darkgrid"}, {"palette": "deep"}, {"font_scale": 2.0}]
     assert {key for change in changes for key in change} == THEME.keys()

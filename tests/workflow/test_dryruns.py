@@ -53,7 +53,7 @@ def test_slices_are_jobs_of_quantized_cells(fresh):
     edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"]["cells"][0].update(slices=["smoke"]))
     after = planned(fresh, "smoke")
     changed = {stage: count - before.get(stage, 0) for stage, count in after.items() if count != before.get(stage)}
-    assert changed == {"slice": 6}
+    assert changed == {"slice": 6, "describe_layers": 3}
 
 
 def test_a_scale_has_folders_and_steps_of_its_own(fresh):

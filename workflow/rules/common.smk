@@ -174,7 +174,8 @@ def quantized_cells():
 
 
 def evaluated_cells():
-    return loss_tables(PLAN.cells) + task_tables(PLAN.cells) + slice_tables(PLAN.cells)
+    cells = PLAN.cells
+    return loss_tables(cells) + task_tables(cells) + slice_tables(cells) + layer_tables(cells)
 
 
 def report_and_figures():
@@ -191,6 +192,10 @@ def task_tables(cells):
 
 def slice_tables(cells):
     return measured_by("slice", cells)
+
+
+def layer_tables(cells):
+    return measured_by("describe_layers", cells)
 
 
 def measured_by(stage, cells):

@@ -8,10 +8,11 @@ localrules:
 rule mechanism:
     input:
         slices=slice_tables(PLAN.cells),
+        layers=layer_tables(PLAN.cells),
         checkpoints=f"{PATHS.tables()}/checkpoints.parquet",
         methods=f"{PATHS.tables()}/methods.parquet",
     output:
-        **table_files(["mechanism", "mechanism_parts"]),
+        **table_files(["mechanism", "mechanism_parts", "layers"]),
     log:
         f"{PATHS.logs('mechanism')}/{{study}}.log",
     conda:

@@ -74,7 +74,7 @@ def measurements_of_checkpoint(wildcards):
     point = wildcards.trajectory, step_of(wildcards)
     cells = CELLS[point]
     made = [of_checkpoint("manifest.json", *point), *quantized_manifests(cells)]
-    return made + loss_tables(cells) + task_tables(cells) + slice_tables(cells)
+    return made + loss_tables(cells) + task_tables(cells) + slice_tables(cells) + layer_tables(cells)
 
 
 def locked_tokenizer(wildcards):

@@ -30,8 +30,8 @@ ABOUT = {
     **{"draw": pl.Int64, "dataset": pl.String},
 }
 NUMBERS = (
-    *("size", "penalty", "penalty_stderr", "slope", "bend", "curvature", "curvature_stderr", "remainder"),
-    *(KL.name, "kl_curvature", "log_penalty", "log_size", "log_curvature", "log_remainder"),
+    *("size", "penalty", "penalty_stderr", "slope", "slope_stderr", "bend", "curvature", "curvature_stderr"),
+    *("remainder", KL.name, "kl_curvature", "log_penalty", "log_size", "log_curvature", "log_remainder"),
     *("random_penalty", "random_curvature", "sum_of_blocks", "sum_of_layers"),
 )
 MECHANISM = {
@@ -112,7 +112,7 @@ def added(point: Key = WHOLE) -> dict[Key, float]:
 def split(cell: Slice) -> dict[str, float | None]:
     """The row of a cell: all of `NUMBERS`; logarithms are None where what they are of is not positive."""
     penalty, penalty_error = cell.mean(added())
-    first, (second, second_error) = cell.mean(slope())[0], cell.mean(bend())
+    (first, first_error), (second, second_error) = cell.mean(slope()), cell.mean(bend())
     squared = cell.size**2
     half = second / 2
     bends = half > 0
@@ -121,6 +121,7 @@ def split(cell: Slice) -> dict[str, float | None]:
         "penalty": penalty,
         "penalty_stderr": penalty_error,
         "slope": first,
+        "slope_stderr": first_error,
         "bend": second,
         "curvature": second / squared,
         "curvature_stderr": second_error / squared,
@@ -194,6 +195,27 @@ def mechanism_tables(
         "mechanism": table(whole, MECHANISM, order),
         "mechanism_parts": table(pieces, MECHANISM_PARTS, order),
     }
+
+
+def layers_table(study: str, files: Iterable[Path | str], checkpoints: pl.DataFrame) -> pl.DataFrame:
+    """The table `layers`: a row a layer of a checkpoint, with the numbers that the stage describe_layers writes.
+
+    Args:
+        study, checkpoints: as of `mechanism_tables`.
+        files: its parquets; those of refused checkpoints have no rows.
+    """
+    points = checkpoints.select("trajectory", "checkpoint", "family", *POINT)
+    place = ("trajectory", "checkpoint")
+    frames = []
+    for path in files:
+        metadata = pl.read_parquet_metadata(path)
+        about = {"study": study, **{name: metadata[name] for name in place}, "dataset": metadata["corpus"]}
+        columns = [pl.lit(value, pl.String).alias(name) for name, value in about.items()]
+        frames.append(pl.read_parquet(path).select(*columns, pl.all()))
+    if not frames:
+        return pl.DataFrame(schema={"study": pl.String, **points.schema, "dataset": pl.String, "layer": pl.String})
+    found = pl.concat(frames).join(points, on=list(place), how="left", maintain_order="left")
+    return found.select("study", *points.columns, pl.exclude("study", *points.columns))
 
 
 def _log(value: float) -> float | None:

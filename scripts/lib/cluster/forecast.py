@@ -33,7 +33,7 @@ DISK, NETWORK = requests.DISK_BYTES, 1e7  # bytes a second, of a download
 DOWNLOADS = 4  # at once, as both profiles say
 FETCHING = ("fetch", "fetch_tokenizer", "fetch_dataset")
 MAKING_CHECKPOINTS = ("publish", "publish_local", "average", "fetch")
-COMPUTING = ("train", "quantize", "evaluate_loss", "evaluate_tasks", "slice")  # with compute.threads, or on a GPU
+COMPUTING = ("train", "quantize", "evaluate_loss", "evaluate_tasks", "slice", "describe_layers")  # on a GPU if any
 THREAD = requests.THREAD_FLOPS
 # Work is counted as in scripts/lib/cluster/work.py. Starts, and rates for one thread of a CPU, are what jobs of the
 # study demo took of a processor's time on a virtual machine with two cores (float32), as forks that share one start of
@@ -53,6 +53,7 @@ DEFAULTS = {
     "evaluate_loss": Pace(0.6, THREAD),
     "evaluate_tasks": Pace(3, THREAD),
     "slice": Pace(0.6, THREAD),
+    "describe_layers": Pace(0.6, THREAD),
     "tabulate": Pace(1, 100),
     "mechanism": Pace(1),
     "laws": Pace(4),
@@ -73,7 +74,7 @@ def default_paces(compute: dict, precision: str = "float32", processes: int = 1)
         compute: the section of the config: device ("auto" counts as a CPU), threads, dtype.
         precision, processes: of what is trained. Methods are applied and sliced in float32, whatever the dtype.
     """
-    dtypes = {"train": precision, "quantize": "float32", "slice": "float32"}
+    dtypes = {"train": precision, "quantize": "float32", "slice": "float32", "describe_layers": "float32"}
     alone = compute["device"] == "cuda" or compute["threads"] > 1  # as shared_start.py has it
     paces = dict(DEFAULTS)
     for stage in COMPUTING:

@@ -68,6 +68,7 @@ def needs(plan, name: str) -> dict[str, Need]:
         "quantize": quantize(model, calibration, passed, window, full, gpu, transformed),
         "evaluate_loss": evaluate_loss(model, loss_tokens(loss), batch, own, gpu, DTYPES[compute["dtype"]]),
         "slice": slicing(model, slice_tokens(plan.config), batch, full, gpu),
+        "describe_layers": describing(model, slice_tokens(plan.config), batch, full, gpu),
         "evaluate_tasks": evaluate_tasks(model, asked, own, gpu, DTYPES[compute["dtype"]]),
         "tabulate": tabulate(len(plan.cells)),
     }
@@ -240,6 +241,17 @@ def slicing(model: Model, tokens: int, forward_tokens: int, speed: float, gpu: b
     held += 8 * tokens * model.likely_width
     seconds = passes * (2 * forward_flops(model, tokens) / speed + 2 * moved(model))
     return Need(one.memory + math.ceil(held / 1e6), START_MINUTES + math.ceil(seconds / 60))
+
+
+def describing(model: Model, tokens: int, forward_tokens: int, speed: float, gpu: bool = False) -> Need:
+    """One model, block by block, with the products of its layers' inputs with themselves in float64.
+
+    Args:
+        tokens, forward_tokens, speed, gpu: as of `slicing`.
+    """
+    one, products = evaluate_loss(model, tokens, forward_tokens, speed, gpu), 8 * 8 * (4 * model.likely_width) ** 2
+    seconds = 4 * forward_flops(model, tokens) / speed
+    return Need(one.memory + math.ceil(products / 1e6), one.minutes + math.ceil(seconds / 60))
 
 
 def evaluate_tasks(model: Model, tokens: float, speed: float, gpu: bool = False, size: int = 4) -> Need:

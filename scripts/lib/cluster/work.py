@@ -105,5 +105,8 @@ class Works:
         head = 2 * model.vocabulary * model.likely_width * tokens
         return requests.slice_passes(model) * (requests.forward_flops(model, tokens) + head)
 
+    def _describe_layers(self, name: str, checkpoint: str, corpus: str) -> float:
+        return 2 * requests.forward_flops(self.models[name], requests.slice_tokens(self.plan.config))
+
     def _tabulate(self, study: str) -> float:
         return len(self.plan.cells)

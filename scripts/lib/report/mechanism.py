@@ -33,14 +33,15 @@ def shown(mechanism: pl.DataFrame) -> GT:
         *PLACE,
         pl.Series("size", [percent(row["size"]) for row in rows], pl.String),
         pl.Series("penalty", [_with_error(row, "penalty") for row in rows], pl.String),
-        "slope",
+        pl.Series("slope", [_with_error(row, "slope") for row in rows], pl.String),
         (pl.col("bend") / 2).alias("half the bend"),
         pl.col("remainder").alias("rest"),
         pl.Series("curvature", [_with_error(row, "curvature") for row in rows], pl.String),
         *("random_curvature", "random_penalty", "sum_of_blocks", "sum_of_layers", "reason"),
     )
     made = wrapped(table("mechanism", _without_one(frame), NOTHING_SLICED), "reason")
-    made = made.fmt_number(["slope", "half the bend", "rest", "random_penalty", "sum_of_blocks", "sum_of_layers"], 4)
+    nats = ["half the bend", "rest", "random_penalty", "sum_of_blocks", "sum_of_layers"]
+    made = made.fmt_number(nats, decimals=4)
     return made.fmt_number("random_curvature", n_sigfig=3)
 
 
@@ -54,7 +55,7 @@ def parts(rows: pl.DataFrame) -> GT:
         pl.Series("share", [percent(share) for share in rows["share"]], pl.String),
         KL.name,
     )
-    return table("mechanism_parts", _without_one(frame), NOTHING_SLICED).fmt_number(KL.name, 4)
+    return table("mechanism_parts", _without_one(frame), NOTHING_SLICED).fmt_number(KL.name, decimals=4)
 
 
 def _with_error(row: dict, column: str) -> str | None:

@@ -73,6 +73,12 @@ class Paths:
         """Losses on a corpus along the way from a cell's checkpoint to its quantized weights."""
         return f"{self.evaluated(*cell)}/slice-{corpus}.parquet"
 
+    def layers(
+        self, trajectory: str = "{trajectory}", checkpoint: str = "{checkpoint}", corpus: str = "{corpus}"
+    ) -> str:
+        """What the weights of a checkpoint's layers, and their inputs on a corpus, look like."""
+        return f"{self.evaluated(trajectory, checkpoint, 'none')}/layers-{corpus}.parquet"
+
     def hidden(self, trajectory: str = "{trajectory}", checkpoint: str = "{checkpoint}") -> str:
         """Folder of a checkpoint's hidden states, which the losses of its methods share: {corpus}.safetensors.
 

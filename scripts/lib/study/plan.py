@@ -52,7 +52,7 @@ class Plan:
     methods: by name, without the baseline.
     recipes: what the files of the methods' recipes hold, by method; all draws of a recipe have the same.
     losses: corpora by cell. tasks: suites by cell. Both have an entry, maybe empty, for every cell of the study.
-    slices: corpora by quantized cell, on which the way to its weights is measured; with an entry for each of them.
+    slices: corpora by cell, on which the way to its weights is measured, and for the baseline its layers' statistics.
     refused: cells that are left out of the work because their method does not fit their model, with the reason.
     neighbours: groups of (trajectory, checkpoint) that tell how checkpoints of a stable phase scatter.
     claims: by name, as `add_claims` reads them.
@@ -92,7 +92,10 @@ class Plan:
         """(stage, corpus or suite, table) of all that is measured of a cell."""
         paths, names = self.paths, cell.names
         losses = [("evaluate_loss", name, paths.loss(*names, corpus=name)) for name in self.losses[cell]]
-        slices = [("slice", name, paths.slice(*names, corpus=name)) for name in self.slices.get(cell, [])]
+        if cell.method == BASELINE:
+            slices = [("describe_layers", name, paths.layers(*names[:2], name)) for name in self.slices.get(cell, [])]
+        else:
+            slices = [("slice", name, paths.slice(*names, corpus=name)) for name in self.slices.get(cell, [])]
         tasks = [("evaluate_tasks", name, paths.tasks(*names, suite=name)) for name in self.tasks[cell]]
         return losses + tasks + slices
 
@@ -246,7 +249,6 @@ def _add_cells(plan: Plan, names: list[str], block: dict, methods: list[str], wh
         for step in chosen:
             for method in methods:
                 cell = Cell(name, step, method)
-                asked = [(plan.losses, "loss"), (plan.tasks, "tasks")]
-                for target, key in asked if method == BASELINE else [*asked, (plan.slices, "slices")]:
+                for target, key in ((plan.losses, "loss"), (plan.tasks, "tasks"), (plan.slices, "slices")):
                     known = target.setdefault(cell, [])
                     known.extend(value for value in block.get(key, []) if value not in known)
