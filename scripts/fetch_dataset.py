@@ -21,7 +21,7 @@ from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import one_line, parse_json
 
 MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
-LONGEST = 10**6  # bytes of a text, as a tokenizer takes memory by the text; in config/README.md
+LONGEST = 10**5  # bytes of a text, which stands in many prompts as an example; in config/README.md
 MOST_ITEMS = 1000  # of a row's lists, all told, as each may become a request to the model; in config/README.md
 ITEM = 8  # bytes that a value takes at least once it is read, also one that is null
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
