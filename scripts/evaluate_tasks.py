@@ -18,7 +18,7 @@ import polars as pl
 from scripts.lib.data import suites
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import TimeOnCore
-from scripts.lib.runtime.shortages import Refused, is_device_full, refusing
+from scripts.lib.runtime.shortages import Refused, is_device_full, kind_and_message, refusing
 
 METRICS = {
     "acc": "accuracy",
@@ -33,6 +33,8 @@ SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
 REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")  # all that the harness asks of a model
 OF_DOCUMENTS = ("build_all_requests", "process_results")  # what the harness asks of a task, a document at a time
 SECONDS = 600  # of a core, for what the harness makes of a task's data, among it patterns; in config/README.md
+MOST_ASKED = 10**6  # letters of a request, of which tokenizers take some hundred bytes each; in config/README.md
+MOST_LETTERS = 3 * 10**8  # of a benchmark's requests, whose tokens are all kept: 40 bytes each; in config/README.md
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
 
 
@@ -163,35 +165,86 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
 
     Raises:
         ValueError: a field of an own task names a column that the documents do not have.
-        Refused: a task of the harness cannot be made of its data, or not in time; so does what its object does later.
+        Refused: a task of the harness cannot be made of its data, or not in time, or asks too much; so does what its
+            object does later. Or, later, the scores of a task have no average.
     """
     from lm_eval.tasks import TaskManager
 
-    manager, tasks = TaskManager(include_defaults=False), {}
+    manager, tasks, letters = TaskManager(include_defaults=False), {}, collections.Counter()
     for name, task in known.items():
-        if task.own:
-            tasks[name] = build_task(manager, name, task, data_root, cache)
-            continue
-        refused = refusing_in_time({name: task})
-        tasks[name] = refused(build_task)(manager, name, task, data_root, cache)
-        for asked in OF_DOCUMENTS:
-            setattr(tasks[name], asked, refused(getattr(tasks[name], asked)))
-        averages = {metric: refused(average) for metric, average in tasks[name].aggregation().items()}
-        tasks[name].aggregation = functools.partial(dict, averages)
+        refused = (lambda call: call) if task.own else refusing_in_time({name: task})
+        made = tasks[name] = refused(build_task)(manager, name, task, data_root, cache)
+        if not task.own:
+            made.construct_requests = bounded(made.construct_requests, letters, task.score)
+            for asked in OF_DOCUMENTS:
+                setattr(made, asked, refused(getattr(made, asked)))
+        averages = {metric: refused(finite(name)(average)) for metric, average in made.aggregation().items()}
+        made.aggregation = functools.partial(dict, averages)
     return tasks
 
 
-def refusing_in_time(tasks: dict[str, suites.Task]) -> Callable[[Callable], Callable]:
-    """A decorator of what reads a hub's data, as `refusing_data`; all that it decorates has `SECONDS` together."""
-    time = TimeOnCore(SECONDS)
-    return lambda call: refusing_data(tasks)(time.spent()(call))
+def bounded(construct: Callable, letters: collections.Counter, benchmark: str) -> Callable:
+    """A task's method that makes the requests of a document, which has none that is too long, nor too many all told.
+
+    Args:
+        letters: of the requests so far, by benchmark; the tasks of a group count together.
+
+    Raises:
+        ValueError: it would have one.
+    """
+
+    def construct_bounded(*args, **kwargs):
+        made = construct(*args, **kwargs)
+        asked = [
+            [text for text in request.args if isinstance(text, str)]
+            for request in (made if isinstance(made, list) else [made])
+        ]
+        if (longest := max((sum(map(len, texts)) for texts in asked), default=0)) > MOST_ASKED:
+            raise ValueError(f"a request has {longest} letters, and {MOST_ASKED} at most are taken")
+        letters[benchmark] += letters_kept(asked)
+        if letters[benchmark] > MOST_LETTERS:
+            raise ValueError(f"the requests of {benchmark} have more than {MOST_LETTERS} letters, all told")
+        return made
+
+    return construct_bounded
+
+
+def letters_kept(asked: list[list[str]]) -> int:
+    """Letters of a document's requests whose tokens the harness keeps, a question and an answer each.
+
+    It keeps a question once for all of its answers, but for blanks at its end, which come to each answer.
+    """
+    questions = {id(texts[0]): len(texts[0]) for texts in asked if texts}
+    blanks = sum(len(texts[0]) - len(texts[0].rstrip()) for texts in asked if texts)
+    return sum(questions.values()) + blanks + sum(len(text) for texts in asked for text in texts[1:])
 
 
 @contextmanager
-def refusing_data(tasks: dict[str, suites.Task]) -> Iterator[None]:
+def finite(task: str) -> Iterator[None]:
+    """Turn into a refused cell that a task's scores have no average: a perplexity has none of a loss of thousands."""
+    try:
+        yield
+    except ArithmeticError as error:
+        raise Refused(f"task {task}: its scores have no average: {kind_and_message(error)}") from error
+
+
+def refusing_in_time(tasks: dict[str, suites.Task]) -> Callable[[Callable], Callable]:
+    """A decorator of what reads a hub's data, as `refusing_data`; all that it decorates has `SECONDS` together.
+
+    That it takes more memory than there is, is the data's fault too.
+    """
+    time = TimeOnCore(SECONDS)
+    return lambda call: refusing_data(tasks, memory=True)(time.spent()(call))
+
+
+@contextmanager
+def refusing_data(tasks: dict[str, suites.Task], memory: bool = False) -> Iterator[None]:
     """Turn what is raised on a hub's data into a refused cell that names tasks and their files; nothing without tasks.
 
     What own tasks raise among them is turned into that, too, where nothing tells whose it is.
+
+    Args:
+        memory: whether a lack of memory is the data's fault, not the machine's.
     """
     if not tasks:
         yield
@@ -201,9 +254,11 @@ def refusing_data(tasks: dict[str, suites.Task]) -> Iterator[None]:
         try:
             yield
         except MemoryError as error:  # of Python's parser, on a text that is nested too deeply, is no lack of memory
-            if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("ast.py"):
+            if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("ast.py"):
+                raise ValueError("a text in it is nested too deeply") from error
+            if not memory:
                 raise
-            raise ValueError("a text in it is nested too deeply") from error
+            raise ValueError("what is made of it takes more memory than there is") from error
 
 
 def build_task(manager, name: str, task: suites.Task, data_root: Path, cache: str | Path):

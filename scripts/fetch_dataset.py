@@ -21,7 +21,7 @@ from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.untrusted import one_line, parse_json
 
 MOST_ROWS, MOST_DECODED = 10**7, 2 * 2**30  # rows and bytes of a split; in config/README.md
-LONGEST = 10**6  # bytes of a text, as a tokenizer takes memory by the text; in config/README.md
+LONGEST = 10**5  # bytes of a text, which stands in many prompts as an example; in config/README.md
 MOST_ITEMS = 1000  # of a row's lists, all told, as each may become a request to the model; in config/README.md
 ITEM = 8  # bytes that a value takes at least once it is read, also one that is null
 MEMORY, SECONDS = 4 * 2**30, 300  # bytes, and time on a core, to read it once
@@ -39,12 +39,13 @@ def fetch_dataset(repo: str, name: str, locked: dict | None, state: Path, data: 
         data, manifest: where to write.
 
     Raises:
-        Unavailable: the hub does not give it, or the split is not one file, or none of plain rows.
+        Unavailable: the hub does not give it, or the split is not one file, or too large, or none of plain rows.
     """
     resolved = locked
     if not locked or not locked["files"]:
         resolved = resolve(repo, [name], locked["commit"] if locked else CONVERTED)
     entry = resolved["files"][name]
+    require_small(entry, client.origin(resolved))  # a lock may say anything
     fetched = client.fetch_file(repo, resolved["commit"], entry["name"], entry, state, "dataset")
     try:
         confined(lambda: check(fetched), MEMORY, SECONDS)
@@ -188,7 +189,7 @@ def parquet_files(wanted: list[str], files: dict[str, dict], where: str) -> dict
     Where a task names no configuration, it is called `default`, or as the only one that there is.
 
     Raises:
-        Unavailable: a file is not there, or the split has further ones; `where` names the revision.
+        Unavailable: a file is not there, or too large, or the split has further ones; `where` names the revision.
     """
     configs, found = sorted({name.split("/")[0] for name in files if name.count("/") == 2}), {}
     for asked in wanted:
@@ -200,7 +201,20 @@ def parquet_files(wanted: list[str], files: dict[str, dict], where: str) -> dict
         if f"{config}/{split}/0001.parquet" in files:
             raise client.Unavailable(f"{where} has {config}/{split} in several files; only splits of one file are read")
         found[asked] = files[name] | {"name": name}
+        require_small(found[asked], where)
     return found
+
+
+def require_small(entry: dict, where: str) -> None:
+    """Check that a file is no larger than what is read of it, before it is fetched.
+
+    Raises:
+        Unavailable: it is; `where` names the revision.
+    """
+    if (size := entry["bytes"]) > MOST_DECODED:
+        raise client.Unavailable(
+            f"{where}: {entry['name']} has {size} bytes, and {MOST_DECODED} at most are read; take its task out"
+        )
 
 
 if __name__ == "__main__":

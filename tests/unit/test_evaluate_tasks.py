@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from scripts.evaluate_tasks import evaluate_tasks, halving_batches, refusing_data
+from scripts.evaluate_tasks import evaluate_tasks, halving_batches, letters_kept, refusing_data, refusing_in_time
 from scripts.lib.data import harness, suites
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.shortages import Refused
@@ -237,6 +237,58 @@ def test_a_text_that_makes_a_benchmarks_patterns_slow_makes_a_refused_result(roo
     assert "TooLongError: it takes more than 2 s of a core" in results["reason"]
 
 
+def arc_of(root, question, rows=6):
+    """A suite of ARC whose examples, and whose questions, have a text as their question."""
+    write_suite(root, "hub", ["arc_easy"], shots=5)
+    known = suites.load_tasks(suites.load_suite(root / "suites/suite-hub.yaml"), root / "suites")
+    for path in suites.document_files(known, root):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        made = [benchmark_rows.arc(number) | {"question": f"{number} {question}"} for number in range(rows)]
+        pl.DataFrame(made).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("question", "most", "reason"),
+    [
+        ("a" * 200, "MOST_ASKED", "ValueError: a request has 1"),
+        ("a" * 20, "MOST_LETTERS", "ValueError: the requests of arc_easy have more than 1000 letters, all told"),
+    ],
+)
+def test_texts_that_would_stand_in_too_many_prompts_make_a_refused_result(
+    root, tmp_path, monkeypatch, question, most, reason
+):
+    monkeypatch.setattr(f"scripts.evaluate_tasks.{most}", 1000)
+    arc_of(root, question)
+    results = run(root, tmp_path, suite="hub")
+    assert results["status"] == "refused"
+    assert results["reason"].startswith("task arc_easy fails on its data (datasets/")
+    assert reason in results["reason"]
+
+
+def test_letters_are_counted_as_their_tokens_are_kept():
+    question = "why?"
+    assert letters_kept([[question, " a"], [question, " bc"]]) == 4 + 2 + 3
+    assert letters_kept([["why?  ", "a"], ["who?  ", "b"]]) == 6 + 6 + 4 + 2
+    assert letters_kept([["alone"], []]) == 5
+
+
+def test_a_perplexity_without_value_makes_a_refused_result(root, tmp_path):
+    """Here of an own task: the loss of a word is above 709 nats."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    fields = yaml.safe_load((TASKS / "docstrings-rolling.yaml").read_text()) | {"task": "perplexity"}
+    fields["metric_list"] += [{"metric": "word_perplexity", "aggregation": "weighted_perplexity"}]
+    (root / "suites" / "perplexity.yaml").write_text(yaml.safe_dump(fields))
+    write_suite(root, "perplexity", ["perplexity"])
+    model = AutoModelForCausalLM.from_pretrained(root / "cell" / "model")
+    model.lm_head.weight.data *= 1e6
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(root / "cell" / "model").save_pretrained(tmp_path / "model")
+    results = run(root, tmp_path, suite="perplexity", model=tmp_path / "model")
+    assert results["status"] == "refused"
+    assert results["reason"].startswith("task perplexity: its scores have no average: OverflowError")
+
+
 PAIR = {"sentence1": "a b", "sentence2": "c", "label": 1, "idx": 0}
 
 
@@ -306,6 +358,8 @@ def test_a_text_that_pythons_parser_gives_up_on_is_no_lack_of_memory():
         ast.literal_eval("[" + "-" * 7000 + "1]")
     with pytest.raises(MemoryError), refusing_data(tasks):
         raise MemoryError
+    with pytest.raises(Refused, match="takes more memory than there is"):
+        refusing_in_time(tasks)(lambda: bytearray(2**62))()
 
 
 def test_a_gpu_that_is_too_small_for_a_batch_gets_smaller_ones():

@@ -185,6 +185,17 @@ def test_a_link_leads_nothing_outside(server, take, tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.parametrize("said", ["listing", "lock"])
+def test_a_file_that_is_too_large_is_not_downloaded(server, take, monkeypatch, said):
+    name = "a/test/0000.parquet"
+    locked = client.resolve(REPO, locks.CONVERTED, keep_named, "dataset") if said == "lock" else None
+    monkeypatch.setattr(stage, "MOST_DECODED", 1000)
+    server.requests.clear()
+    with pytest.raises(client.Unavailable, match=rf"{name} has {len(FILES[name])} bytes, and 1000 at most are read"):
+        take(name, locked)
+    assert not [address for _, address, *_ in server.requests if "/resolve/" in address]
+
+
 @pytest.mark.parametrize("content", [b"<html>", b"", FILES["a/test/0000.parquet"][:-100]])
 def test_what_is_no_parquet_is_named(server, take, content):
     server.move(f"datasets/{REPO}", locks.CONVERTED, {"a/test/0000.parquet": content})
