@@ -134,9 +134,11 @@ show.noisy(found["noise"])
 # %%
 if "mechanism" in found:
     display(figures.inline(plot.mechanism(found), "mechanism", caption(study, "figure", "mechanism")))
-    display(show.folded("All sliced cells", mechanism.shown(found["mechanism"]), caption(study, "mechanism")))
-    pieces = mechanism.parts(found["mechanism_parts"])
-    display(show.folded("Penalty by block and kind of layer", pieces, caption(study, "mechanism_parts")))
+    if found["mechanism"].height:
+        display(show.folded("All sliced cells", mechanism.shown(found["mechanism"]), caption(study, "mechanism")))
+        display(show.folded("A random direction, blocks and layers alone", mechanism.beside(found["mechanism"])))
+        pieces = mechanism.parts(found["mechanism_parts"])
+        display(show.folded("Penalty by block and kind of layer", pieces, caption(study, "mechanism_parts")))
 else:
     display(show.note("What penalties are made of is told by the workflow itself, once all of a study is measured."))
 

@@ -126,4 +126,4 @@ def test_a_finished_study_has_nothing_left_to_do(finished, monkeypatch):
     monkeypatch.chdir(finished)
     jobs = read_graph(config_files("smoke"), Works(load_plan("smoke")))
     assert all(job.done for job in jobs)
-    assert len(jobs) == 54
+    assert len(jobs) == 56

@@ -27,7 +27,7 @@ def row(said: str, first: str) -> list[str]:
     return re.search(rf"^{first} .*$", said, re.MULTILINE)[0].split()
 
 
-@pytest.mark.parametrize(("study", "jobs", "quantized"), [("smoke", 54, 8), ("demo", 254, 66)])
+@pytest.mark.parametrize(("study", "jobs", "quantized"), [("smoke", 56, 8), ("demo", 254, 66)])
 def test_a_study_that_is_not_begun(says, study, jobs, quantized):
     said = says(study)
     assert f"jobs: {jobs} to do, {jobs} in all" in said

@@ -27,7 +27,7 @@ def drawable(mechanism: pl.DataFrame) -> dict[str, dict[tuple[str, str, str], pl
 
 
 def shown(mechanism: pl.DataFrame) -> GT:
-    """A row a cell."""
+    """A row a cell: what its penalty is made of."""
     rows = mechanism.to_dicts()
     frame = mechanism.select(
         *PLACE,
@@ -37,11 +37,17 @@ def shown(mechanism: pl.DataFrame) -> GT:
         (pl.col("bend") / 2).alias("half the bend"),
         pl.col("remainder").alias("rest"),
         pl.Series("curvature", [_with_error(row, "curvature") for row in rows], pl.String),
-        *("random_curvature", "random_penalty", "sum_of_blocks", "sum_of_layers", "reason"),
+        "reason",
     )
-    made = wrapped(table("mechanism", _without_one(frame), NOTHING_SLICED), "reason")
-    nats = ["half the bend", "rest", "random_penalty", "sum_of_blocks", "sum_of_layers"]
-    made = made.fmt_number(nats, decimals=4)
+    made = table("mechanism", _without_one(frame), NOTHING_SLICED).fmt_number(["half the bend", "rest"], decimals=4)
+    return made.cols_hide("reason") if frame["reason"].is_null().all() else wrapped(made, "reason")
+
+
+def beside(mechanism: pl.DataFrame) -> GT:
+    """A row a cell: along a random direction, and the sums of what blocks and kinds of layers do alone."""
+    frame = mechanism.select(*PLACE, "penalty", "sum_of_blocks", "sum_of_layers", "random_penalty", "random_curvature")
+    made = table("mechanism_beside", _without_one(frame), NOTHING_SLICED)
+    made = made.fmt_number(["penalty", "sum_of_blocks", "sum_of_layers", "random_penalty"], decimals=4)
     return made.fmt_number("random_curvature", n_sigfig=3)
 
 

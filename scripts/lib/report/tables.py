@@ -39,7 +39,7 @@ def table(name: str, frame: pl.DataFrame, empty: str) -> GT:
 
 def wrapped(shown: GT, column: str) -> GT:
     """The table with long texts in a column broken into lines."""
-    return shown.tab_style(style.css("white-space: normal; min-width: 10rem"), loc.body(columns=column))
+    return shown.tab_style(style.css("white-space: normal; min-width: 8rem"), loc.body(columns=column))
 
 
 def folded(summary: str, shown: GT, below: str = "") -> HTML:
