@@ -20,15 +20,16 @@ def test_what_is_there_is_shown_and_the_rest_named(tree):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "wrote results/partial/smoke/smoke.html\n"
     missing = polars.read_parquet(tree / "results/partial/smoke/tables/missing.parquet")
-    log = "results/logs/evaluate_loss/smoke/step-20/rtn-w4-g32/smoke.log"
+    log, of_slice = (f"results/logs/{stage}/smoke/step-20/rtn-w4-g32/smoke.log" for stage in ("evaluate_loss", "slice"))
     assert sorted(missing.select("trajectory", "method", "stage", "reason").rows()) == [
         ("smoke", "rtn-w4-g32", "evaluate_loss", f"ended without a result: see {log}"),
+        ("smoke", "rtn-w4-g32", "slice", f"ended without a result: see {of_slice}"),
         ("smoke-lawa", "rtn-w3-g32", "quantize", "not measured yet"),
     ]
     page = (tree / "results/partial/smoke/smoke.html").read_text()
     assert page.index("This study is not finished") < page.index(log) < page.index('id="Answers"')
     assert (tree / "results/partial/smoke/smoke.ipynb").is_file()
-    assert planned(tree, "smoke") == {"quantize": 1, "evaluate_loss": 2} | AFTER_CELLS
+    assert planned(tree, "smoke") == {"quantize": 1, "evaluate_loss": 2, "slice": 1} | AFTER_CELLS
 
 
 def test_nothing_is_there(tree):

@@ -11,6 +11,7 @@ from tests.tools import AFTER_CELLS, edit, planned
 RECIPE = "config/recipes/rtn-w3-g32.yaml"
 STUDY = "config/studies/smoke.yaml"
 RUN = "config/trajectories/smoke.yaml"
+SLICED = {"slice": 1, "describe_layers": 1}  # of the cell at step 20
 
 
 def rewrite(path, old, new):
@@ -34,14 +35,14 @@ def test_adding_a_kept_step_leaves_finished_cells_alone(tree):
     edit(tree / RUN, lambda run: run.update(keep=[20, 25, 30, 40]))
     edit(tree / STUDY, lambda study: study["study"]["cells"][1].update(checkpoints=[20, 25]))
     jobs = planned(tree, "smoke")
-    assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | AFTER_CELLS
+    assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | SLICED | AFTER_CELLS
 
 
 def test_extending_a_run_leaves_finished_cells_alone(tree):
     edit(tree / RUN, lambda run: run.update(keep=[20, 30, 40, 60]))
     edit(tree / STUDY, lambda study: study["study"]["cells"][1].update(checkpoints=[20, 60]))
     jobs = planned(tree, "smoke")
-    assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | AFTER_CELLS
+    assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | SLICED | AFTER_CELLS
 
 
 def test_forcing_tasks_reruns_them_and_what_follows(tree):
@@ -50,7 +51,7 @@ def test_forcing_tasks_reruns_them_and_what_follows(tree):
 
 def test_forcing_a_stage_reruns_its_consumers(tree):
     jobs = planned(tree, "smoke", "--forcerun", "quantize")
-    assert jobs == {"quantize": 8, "evaluate_loss": 8, "evaluate_tasks": 1} | AFTER_CELLS
+    assert jobs == {"quantize": 8, "evaluate_loss": 8, "evaluate_tasks": 1, "slice": 1} | AFTER_CELLS
 
 
 def test_forcing_train_reruns_everything_after_it(tree):
@@ -70,7 +71,7 @@ def test_figure_style_reruns_figures_and_report_only(tree):
 def test_a_shared_helper_reruns_what_uses_it(tree):
     rewrite(tree / "scripts/lib/models/loading.py", "if name in known", "if name in known and True")
     jobs = planned(tree, "smoke")
-    assert jobs == {"average": 1, "quantize": 8, "evaluate_loss": 12, "evaluate_tasks": 2} | AFTER_CELLS
+    assert jobs == {"average": 1, "quantize": 8, "evaluate_loss": 12, "evaluate_tasks": 2} | SLICED | AFTER_CELLS
 
 
 def test_the_schedule_module_reruns_training(tree):
@@ -95,13 +96,13 @@ def test_a_threshold_of_deduplication_reruns_the_corpus_and_what_follows(tree):
         "evaluate_loss": 12,
         "evaluate_tasks": 2,
     }
-    assert planned(tree, "smoke") == everything | AFTER_CELLS
+    assert planned(tree, "smoke") == everything | SLICED | AFTER_CELLS
 
 
 def test_the_other_half_of_a_module_reruns_only_what_uses_it(tree):
     rewrite(tree / "scripts/lib/data/windows.py", "replace=False", "replace=True")
     cells = {"quantize": 8, "evaluate_loss": 9, "evaluate_tasks": 1}  # one loss is the average's own
-    assert planned(tree, "smoke") == {"average": 1} | cells | AFTER_CELLS
+    assert planned(tree, "smoke") == {"average": 1, "slice": 1} | cells | AFTER_CELLS
 
 
 def test_another_peak_rate_reruns_the_run_and_its_descendants(tree):
