@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scripts.lib.hub import client
 from scripts.lib.models import own_code, taking
-from scripts.lib.models.folders import validate_model_folder, weight_map
+from scripts.lib.models.folders import require_few, validate_model_folder, weight_map
 from scripts.lib.models.loadable import largest_weights, require_loadable
 from scripts.lib.runtime import manifests
 from scripts.lib.runtime.confined import more_memory
@@ -136,7 +136,7 @@ def weights_of(names: Set[str], state: Path) -> set[str]:
     """Those of the fetched files that transformers would load the model from, with their index if it has one.
 
     Raises:
-        ValueError: there are none, or the index names others.
+        ValueError: there are none or too many, or the index names others.
     """
     kind = "bin" if any(name.endswith(".bin") for name in names) else "safetensors"
     whole, index = client.WHOLE[kind], client.INDEX[kind]
@@ -145,6 +145,7 @@ def weights_of(names: Set[str], state: Path) -> set[str]:
     if index not in names:
         raise ValueError(f"it has neither {whole} nor {index}, by which transformers finds weights")
     chosen = set(weight_map(state / index).values())
+    require_few(chosen, index)
     if others := sorted(name for name in chosen if name not in names or not name.endswith(f".{kind}")):
         raise ValueError(f"{index} names {others[0]!r}, which is no weight file of the repository")
     return {index, *chosen}

@@ -15,6 +15,7 @@ import polars as pl
 from scripts.evaluate_tasks import OFFLINE, build_tasks
 from scripts.lib.data import suites
 from scripts.lib.runtime.config_files import ConfigError
+from scripts.lib.runtime.shortages import kind_and_message
 from scripts.lib.study import needs
 from scripts.lib.study.plan import Plan, load_plan
 
@@ -68,7 +69,7 @@ def prove(plan: Plan, folder: Path) -> bool:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of Rust, as of tokenizers, is no Exception
-            print(f"failed  {what}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+            print(f"failed  {what}: {kind_and_message(error)}", flush=True)
             passed = False
     if not plan.config["fetch"]["keep_weights"] and plan.by_source("hub"):
         print("later   checkpoints: each is fetched when its turn comes (`fetch.keep_weights` is false)", flush=True)

@@ -14,8 +14,9 @@ from scripts.lib.runtime.untrusted import LARGEST_JSON, one_line, parse_json
 from scripts.lib.study.sizes import DTYPES
 
 FOLDER = Path("config/trajectories")
-STEP = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d{1,18})(?!\d|\.\d|[kKmM](?![a-z]))")
-TOKENS = re.compile(r"tokens?[-_]?(\d{1,18})B(?![A-Za-z0-9])")
+STEP = r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d{1,18})(?!\d|\.\d|[kKmM](?![a-z]))"
+STEP = re.compile(STEP, re.ASCII)  # digits of other scripts are text
+TOKENS = re.compile(r"tokens?[-_]?(\d{1,18})B(?![A-Za-z0-9])", re.ASCII)
 BILLION = 10**9
 LARGEST = 2**63  # of the numbers that a proposal takes from a config
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # what a model type can be called
@@ -111,7 +112,7 @@ def group(names: list[str]) -> tuple[dict[str, dict], list[str]]:
 
 def pattern_of(name: str, step: re.Match, tokens: re.Match | None) -> str:
     """The regular expression of a name: any step, any number after it or of tokens; stages and the like stay."""
-    numbers = {match.span(): r"\d+" for match in re.compile(r"\d+").finditer(name, step.end())}
+    numbers = {match.span(): r"\d+" for match in re.compile(r"[0-9]+").finditer(name, step.end())}
     numbers |= {tokens.span(1): r"\d+"} if tokens else {}
     numbers[step.span(1)] = r"(?P<step>\d+)"
     pattern, end = "", 0

@@ -349,6 +349,18 @@ def test_the_command_ends_where_a_hub_accepts_and_says_nothing(server, impatient
         propose.main()
 
 
+def test_a_part_that_a_hub_does_not_go_on_with_is_fetched_anew(server, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/config.json.part").write_bytes(b"{")
+    server.fault(DOWNLOAD, status=416)
+    assert fetch_one(tmp_path).read_bytes() == FILES["config.json"]
+    assert [wanted for _, address, wanted, _ in server.requests if re.search(DOWNLOAD, address)] == ["bytes=1-", None]
+    (tmp_path / "state/config.json").unlink()
+    server.fault(DOWNLOAD, status=416)
+    with pytest.raises(client.Unavailable, match="the hub answers 416"):
+        fetch_one(tmp_path)
+
+
 def test_a_file_without_end_is_left_where_it_should_end(server, tmp_path):
     server.fault(DOWNLOAD, says=bytes(10**7), times=2)
     with pytest.raises(client.Unavailable, match="came twice with another hash or size than the hub itself says"):

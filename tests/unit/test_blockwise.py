@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from scripts.evaluate_loss import PROBE, Shared, evaluate_loss
-from scripts.lib.models import heads
+from scripts.lib.models import blockwise, heads
 from scripts.lib.models.blockwise import Blockwise, NotByBlocks, Resident, mean_losses
 from scripts.lib.models.forward import ROWS, window_losses
 from scripts.lib.models.loading import load_dense
+from scripts.lib.runtime.shortages import Refused
 from tests.tools import ROOT
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -103,6 +104,21 @@ def test_a_memory_below_the_size_of_the_model_is_enough(tmp_path):
         logits = load_dense(large)(input_ids=ids, use_cache=False).logits
     expected = -logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
     assert np.array_equal(np.load(tmp_path / "nll.npy")[:2], expected.numpy())
+
+
+def test_hidden_states_far_larger_than_the_model_are_refused(tmp_path, monkeypatch):
+    """A file of 25 MB whose windows would take 8 GB."""
+    wide = {"hidden_size": 2**17, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = Blockwise(save(tmp_path / "wide", head_dim=2, **wide | {"vocab_size": 8}), "float32", "cpu")
+    said = r"hidden states of 16384 tokens take 8\.6 GB, 524288 bytes each, and a model of 0\.03 GB"
+    with pytest.raises(Refused, match=said):
+        model.states(np.ones((16, 1024), np.uint16), 2)
+    monkeypatch.setattr(blockwise, "BY_WEIGHTS", 0)
+    monkeypatch.setattr(blockwise, "MOST_STATES", WINDOWS.size * 32 * 4)
+    small = Blockwise(save(tmp_path / "small"), "float32", "cpu")
+    small.states(WINDOWS, 2)
+    with pytest.raises(Refused):
+        small.states(np.concatenate([WINDOWS, WINDOWS[:1]]), 2)
 
 
 def test_the_baseline_passes_once_for_all_cells_of_a_checkpoint(tmp_path):

@@ -1,10 +1,13 @@
 """Checking model folders from headers: whole ones pass, each kind of damage is named."""
 
+import json
 import shutil
+import struct
 
 import pytest
 from safetensors.torch import load_file
 
+from scripts.lib.models import folders
 from scripts.lib.models.folders import count_parameters, validate_model_folder
 
 
@@ -43,6 +46,19 @@ def test_truncated_weights(folder, kept):
 def test_a_missing_shard(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
     with pytest.raises(ValueError, match=r"model-00001-of-00002\.safetensors is missing"):
+        validate_model_folder(folder)
+
+
+def test_weights_in_too_many_files(folder, monkeypatch):
+    names = [f"model-{number}.safetensors" for number in range(3)]
+    for name in names:
+        (folder / name).write_bytes(struct.pack("<Q", 2) + b"{}")
+    where = dict(zip("abc", names, strict=True)) | {"d": "model.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    monkeypatch.setattr(folders, "MOST_FILES", 4)
+    validate_model_folder(folder)
+    monkeypatch.setattr(folders, "MOST_FILES", 3)
+    with pytest.raises(ValueError, match="has weights in 4 files; 3 are read at most"):
         validate_model_folder(folder)
 
 

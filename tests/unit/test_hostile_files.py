@@ -487,6 +487,14 @@ def test_headers_of_too_many_tensors_are_refused(take, files, tmp_path, monkeypa
 
 
 @one_class
+def test_weights_in_too_many_files_are_not_downloaded(take, files, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MOST_FILES", 1)
+    message = f"{INDEX} has weights in 2 files; 1 are read at most"
+    require_refused(take(sharded(files)), tmp_path / "model", message)
+    assert not [address for _, address, *_ in server.requests if address.endswith(SHARDS)]
+
+
+@one_class
 def test_a_tokenizer_of_another_model_is_refused(take, files, tmp_path, tiny_tokenizer):
     larger = json.loads((tmp_path / "tokenizer/tokenizer.json").read_text())
     larger["model"]["vocab"]["word"] = 64

@@ -98,7 +98,7 @@ def test_names_of_revisions(server, read, names, pattern):
 
 
 def test_names_that_are_no_steps(server):
-    publish(server, ["main", "step-50K-105b", "step1.5", "v2"])
+    publish(server, ["main", "step-50K-105b", "step1.5", "step\u0661\u0662", "v2"])
     with pytest.raises(client.Unavailable, match=r"no branch or tag has a step in its name, .*step-50K-105b"):
         propose.propose(REPO)
 

@@ -364,3 +364,16 @@ def test_what_cannot_be_used_is_named_and_the_rest_still_proved(fetched, capsys)
     assert sciq.startswith("failed  suite toy: task sciq: ")
     assert siqa.startswith("ok ")
     assert corpus.startswith("failed  corpus docstrings: ")
+
+
+def test_words_of_an_error_steer_no_terminal(fetched, capsys, monkeypatch):
+    plan, _, folder = fetched
+
+    def fail():
+        raise ValueError("tokenizer \x1b[2J\x1b]0;owned\x07 said\nok  all")
+
+    monkeypatch.setattr(prefetch, "checks", lambda plan, folder: [("corpus c", fail)])
+    assert not prefetch.prove(plan, folder)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.isprintable()
+    assert line.startswith("failed  corpus c: ValueError: tokenizer ")

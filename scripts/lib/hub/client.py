@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from huggingface_hub import constants, hf_hub_url
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import WeakFileLock, validate_repo_id
 
 from scripts.lib.hub import answers, locks
@@ -16,7 +18,7 @@ from scripts.lib.runtime.logs import Progress
 from scripts.lib.runtime.untrusted import LARGEST_JSON, inside
 
 LARGEST_ANSWER = 20 * 10**6  # bytes, of what is not a file: some 100,000 files; in config/README.md
-PARTIAL = 206  # status of an answer that goes on in the middle
+PARTIAL, NO_RANGE = 206, 416  # status of an answer that goes on in the middle, and of none that would begin there
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES += ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "chat_template.jinja")
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -235,15 +237,27 @@ def download(url: str, part: Path, size: int) -> None:
         start = file.tell()
         if size and start == size:
             return
-        with opened(url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
-            if start and response.status_code != PARTIAL:
-                file.truncate(0)
-                start = 0
-            for chunk in response.iter_raw():
-                file.write(chunk)
-                start += len(chunk)
-                if start > size:  # it is another file, and may have no end
-                    break
+        try:
+            take_rest(url, file, size)
+        except HfHubHTTPError as error:
+            if not start or error.response.status_code != NO_RANGE:
+                raise
+            file.truncate(0)
+            take_rest(url, file, size)
+
+
+def take_rest(url: str, file: BinaryIO, size: int) -> None:
+    """Append to a file what it lacks of so many bytes; one that the hub begins anew begins anew."""
+    start = file.seek(0, SEEK_END)
+    with opened(url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
+        if start and response.status_code != PARTIAL:
+            file.truncate(0)
+            start = 0
+        for chunk in response.iter_raw():
+            file.write(chunk)
+            start += len(chunk)
+            if start > size:  # it is another file, and may have no end
+                break
 
 
 def is_content(path: Path, entry: dict) -> bool:

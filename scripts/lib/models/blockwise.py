@@ -32,8 +32,10 @@ from scripts.lib.models.loading import (
 )
 from scripts.lib.runtime.devices import has_room
 from scripts.lib.runtime.logs import Progress
+from scripts.lib.runtime.shortages import Refused
 
 FULL = "float32"
+MOST_STATES, BY_WEIGHTS = 4 * 2**30, 8  # bytes of all windows' hidden states, and more for each byte of the weights
 PROBE = 8  # tokens of a forward pass that shows which module is which
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 KEY, SEVERAL, STATES = "of", "several", "states"  # what a file of hidden states holds
@@ -111,6 +113,7 @@ class Blockwise:
         self.model, self.ready = model, ready
         self.places = [model.get_submodule(name) for name in self.names]
         self.several = False  # whether a block returns several things, of which the first is its states
+        self.state = 0  # bytes of a token's hidden state, once it is learned
 
     def states(self, windows: np.ndarray, batch_size: int) -> torch.Tensor:
         """Output of the last block on token windows [n, window]: [n, window, width], in the weights' dtype.
@@ -119,6 +122,7 @@ class Blockwise:
 
         Raises:
             NotByBlocks: the model does more than to pass states from block to block.
+            Refused: the states are far larger than the model.
         """
         passing = self.begin(windows, batch_size)
         progress = Progress(len(self.places), "blocks")
@@ -132,11 +136,12 @@ class Blockwise:
         """Token windows [n, window] as the first block gets them.
 
         Raises:
-            NotByBlocks: as `states`.
+            NotByBlocks, Refused: as `states`.
         """
         batches = list(_batches(windows, batch_size))
         if batches:
             self._learn_form(windows[:1, :PROBE])
+            self._require_room(windows.size)
         return Passing(*self._embed(windows, batches), batches)
 
     @torch.inference_mode()
@@ -221,13 +226,29 @@ class Blockwise:
             place.act = act
 
     def _learn_form(self, windows: np.ndarray) -> None:
-        """See whether a block returns one thing or several, on a few tokens."""
+        """See whether a block returns one thing or several, and how large states are, on a few tokens."""
 
         def run(place: Place, states: torch.Tensor, given: tuple):
+            self.state = states.nbytes // windows.size
             self.several = not torch.is_tensor(self.read(place.number)(states, *given[0], **given[1]))
             raise _Reached
 
         self._pass(_ids(windows, self.device), run)
+
+    def _require_room(self, tokens: int) -> None:
+        """Check that hidden states of so many tokens are not far larger than the model: width costs a file little.
+
+        Raises:
+            Refused: they are.
+        """
+        blocks = (place.block for place in self.places)
+        weights = sum(tensor.nbytes for part in (self.model, *blocks) for tensor in part.state_dict().values())
+        most = MOST_STATES + BY_WEIGHTS * weights
+        if (size := tokens * self.state) > most:
+            raise Refused(
+                f"hidden states of {tokens} tokens take {size / 1e9:.1f} GB, {self.state} bytes each, and a model of "
+                f"{weights / 1e9:.2f} GB is given {most / 1e9:.1f} GB at most"
+            )
 
     def _embed(self, windows: np.ndarray, batches: list[slice]) -> tuple[torch.Tensor, dict]:
         """What the first block is given of all windows [n, window, width]; and what each is given besides.

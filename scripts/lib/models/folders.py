@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,6 +11,7 @@ from scripts.lib.runtime.untrusted import LARGEST_JSON, parse_json, read_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the names that transformers loads, the first first
 GENERATION = "generation_config.json"
+MOST_FILES = 2_000  # of weights of a model; the largest known have some 200
 MOST_TENSORS = 200_000  # of a model; the largest known have some 90,000, of hundreds of experts
 
 
@@ -17,8 +19,8 @@ def validate_model_folder(folder: Path | str) -> dict:
     """Check that a folder holds a whole Hugging Face model with safetensors weights; return its config.
 
     Raises:
-        ValueError: no config.json, no safetensors, weight files are not those that the folder's index names, a file is
-            truncated, or two hold the same tensor; the message names the file and what to do.
+        ValueError: no config.json, no safetensors or too many, weight files are not those that the folder's index
+            names, a file is truncated, or two hold the same tensor; the message names the file and what to do.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -29,6 +31,7 @@ def validate_model_folder(folder: Path | str) -> dict:
     shards = weight_files(folder)
     if not shards:
         raise ValueError(f"{folder} has no weights (*.safetensors); save the model with safetensors")
+    require_few(shards, str(folder))
     if not (folder / INDEX).is_file() and (others := [path.name for path in shards if path.name != WHOLE]):
         what = "take what is not the model's out" if folder / WHOLE in shards else "save the model with save_pretrained"
         raise ValueError(f"{folder} has {', '.join(others)} and no {INDEX}; {what}")
@@ -40,6 +43,12 @@ def validate_model_folder(folder: Path | str) -> dict:
         if len(where) > MOST_TENSORS:
             raise ValueError(f"{shard} and those before it hold {len(where)} tensors; {MOST_TENSORS} are read at most")
     return read_json(config)
+
+
+def require_few(files: Collection, where: str) -> None:
+    """Check that weights are in no more files than those of any model, for each of them is opened; ValueError."""
+    if len(files) > MOST_FILES:
+        raise ValueError(f"{where} has weights in {len(files)} files; {MOST_FILES} are read at most")
 
 
 def weight_files(folder: Path | str) -> list[Path]:
