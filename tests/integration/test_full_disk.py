@@ -22,6 +22,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.full
 def test_a_full_disk_costs_nothing_already_computed(finished, tree, small_disk):
     shutil.rmtree(tree / "results")
 

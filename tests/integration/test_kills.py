@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.tools import command, copy_tree, measurements, snakemake
@@ -77,12 +78,13 @@ def processes_with(log: Path) -> list[int]:
     return found
 
 
-def test_measurements_survive_a_kill_in_every_stage(finished, tree, tmp_path):
+@pytest.mark.parametrize("stages", [("train", "quantize"), pytest.param(tuple(STAGES), marks=pytest.mark.full)])
+def test_measurements_survive_a_kill_in_every_stage(finished, tree, tmp_path, stages):
     write_study(tree)
     snakemake(tree, "killed", TABLE)
     disturbed = copy_tree(tmp_path / "disturbed")
     write_study(disturbed)
-    for rule in STAGES:
+    for rule in stages:
         kill_one_job(disturbed, rule)
     snakemake(disturbed, "killed", TABLE)
     assert measurements(disturbed, "killed").equals(measurements(tree, "killed"))

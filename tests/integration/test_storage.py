@@ -19,6 +19,7 @@ def memory():
         yield Path(folder)
 
 
+@pytest.mark.full
 def test_both_folders_on_another_file_system(tree, memory):
     expected = polars.read_parquet(tree / "results" / CELL)
     folders = {"resources": str(memory / "resources"), "results": str(memory / "results")}
