@@ -2,17 +2,20 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
-# One thread a process, for each core has a process and one more, because the tests of Slurm mostly wait.
-CHECKS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
+# One thread a process, for each core has a process; files with long tests first, so that all processes end together.
+UNIT_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(BY_FILE) tests/workflow tests/unit tests/hub
+# Three at once on two cores, for the tests of Slurm mostly wait. Unit tests in the same call would starve them.
+WHOLE_RUNS := $(BIN)/python -m pytest -n 3 $(BY_FILE) tests/slurm tests/integration tests/benchmarks
 
 .PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan forecast clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
 
-setup: .venv/done ## the environment, with pip; Python compiles a module when it is first imported, most never are
+setup: .venv/done ## the environment, with pip
 
 .venv/done: envs/trajquant.lock envs/slurm.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/trajquant.lock
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --requirement envs/slurm.lock
+	$(BIN)/python -m pip install --quiet --requirement envs/trajquant.lock
+	$(BIN)/python -m pip install --quiet --no-deps --requirement envs/slurm.lock
 	touch $@
 
 auto-gptq: .venv-auto-gptq/done ## auto-gptq 0.7.1 in an environment of its own, for recipes and checks that need it
@@ -97,10 +100,12 @@ lint: setup ## format and lint of Python, Snakemake and the workflow
 	$(BIN)/snakemake --lint
 
 test: lint ## the checks of every change
-	$(CHECKS) -m "not full"
+	$(UNIT_TESTS) -m "not full"
+	$(WHOLE_RUNS) -m "not full"
 
 test-full: lint ## all checks, the long series too
-	$(CHECKS)
+	$(UNIT_TESTS)
+	$(WHOLE_RUNS)
 
 benchmark: setup ## speed, as ratios within one run
 	$(BIN)/python -m tests.benchmarks

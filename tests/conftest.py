@@ -19,9 +19,7 @@ from tests.tools import copy_tree, snakemake
 # configuration ends that at once. The cluster of tests/slurm takes the variable away.
 os.environ["SLURM_CONF"] = os.devnull
 
-# What waits longest, then what computes longest, first: so that all processes end together. Slurm's jobs wait in queues
-# while other tests compute; whole runs come when its process has made the smoke study that all of them need.
-FIRST = ("tests/slurm", "tests/unit/test_quantize", "tests/unit/test_hostile_files", "tests/hub", "tests/integration")
+LONGEST = ("test_quantize", "test_hub", "test_prefetch", "test_kills", "test_reruns")  # minutes each
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -94,15 +92,9 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of `FIRST` in its order, then all others."""
-    items.sort(
-        key=lambda item: next((place for place, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST))
-    )
-
-
-def pytest_xdist_auto_num_workers():
-    """A process for each of at most 7 cores, and one more."""
-    return min(os.cpu_count(), 7) + 1
+    """The longest files of each folder first, so that all processes end together."""
+    folders = list(dict.fromkeys(item.path.parent for item in items))
+    items.sort(key=lambda item: (folders.index(item.path.parent), item.path.stem not in LONGEST))
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -226,7 +226,7 @@ def test_the_site_file_reaches_every_job(fresh):
     everywhere = ("slurm_account=12345", "constraint=nvme", "slurm_extra=--mail-type=FAIL", "tmpdir=/local/someone")
     assert all(word in line for word in everywhere for line in asked), asked[0]
     on_gpus = [line for line in asked if "gres=gpu:a100:1" in line]
-    assert len(on_gpus) == 3 + 8 + 12 + 2
+    assert len(on_gpus) == 3 + 8 + 12 + 2 + 1 + 1
     assert all("slurm_partition=gpu" in line for line in on_gpus)
     assert all("slurm_partition=cpu" in line for line in asked if line not in on_gpus)
 

@@ -100,7 +100,7 @@ def test_jobs_that_use_a_gpu_say_so(tmp_path, monkeypatch, device, asked):
     edit(tree / "config/studies/smoke.yaml", lambda study: study.update(compute={"device": device}))
     said = snakemake(tree, "smoke", "--dry-run")
     wanting = [line for line in said.splitlines() if "local_gpus=1" in line]
-    assert len(wanting) == (3 + 8 + 12 + 2 if asked else 0)
+    assert len(wanting) == (3 + 8 + 12 + 2 + 1 + 1 if asked else 0)
 
 
 @pytest.mark.parametrize(("given", "left"), [(None, "0"), ("2,1", "2"), ("GPU-a, GPU-b", "GPU-a")])
