@@ -8,7 +8,6 @@ import polars
 import torch
 
 from scripts.lib.checks.layer_statistics import COLUMNS, Inputs, describe_weight
-from scripts.lib.data.windows import load_windows
 from scripts.lib.models import own_code
 from scripts.lib.models.blockwise import FULL, Blockwise, NotByBlocks
 from scripts.lib.models.loading import require_fit
@@ -16,7 +15,7 @@ from scripts.lib.runtime import manifests
 from scripts.lib.runtime.devices import pick_device
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.shortages import Refused, refusing
-from scripts.slice import spread
+from scripts.slice import chosen_windows
 
 SCHEMA = {"layer": polars.String, **dict.fromkeys(COLUMNS, polars.Float64)}
 
@@ -66,11 +65,10 @@ def main(snakemake) -> None:
         folder = Path(snakemake.input.weights)
         own_code.is_trusted(folder)
         try:
-            windows = load_windows(snakemake.input.validation[1], params.window)
-            limit = len(windows) if params.evaluated == "all" else min(len(windows), params.evaluated)
+            windows, chosen = chosen_windows(snakemake.input.validation[1], params)
             with refusing("transformers"):
                 require_fit(folder, params.window)
-                rows = described(folder, windows[spread(limit, params.windows)], params.batch_size, device)
+                rows = described(folder, windows[chosen], params.batch_size, device)
                 table = polars.DataFrame(list(rows), SCHEMA)
         except Refused as refused:
             reason = str(refused)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -89,9 +90,7 @@ def overview(tables: Tables) -> Figure:
         upper.set_title(_title(method, dataset, losses))
         for axis, words in ((upper, "KL (nats per token)"), (lower, "loss after quantization\n(nats per token)")):
             axis.set_ylabel(words if column == 0 else "")
-        curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
-        figures.token_axis(strip)
-        strip.set_ylabel("learning rate" if column == 0 else "")
+        _draw_strip(strip, drawn, tables, named=column == 0)
         if column + 1 == len(places):
             _label_ends(ends, drawn)
     noisy = tables["noise"]["standard_deviation"].is_not_null().any()
@@ -163,9 +162,7 @@ def error_vs_tokens(tables: Tables) -> Figure:
         figures.percent_axis(axis)
         axis.set_ylabel("relative error of loss" if number % columns == 0 else "")
     for number, strip in enumerate(strips):
-        curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
-        figures.token_axis(strip)
-        strip.set_ylabel("learning rate" if number == 0 else "")
+        _draw_strip(strip, drawn, tables, named=number == 0)
     figures.legend(figure, _line_entries(drawn))
     return figure
 
@@ -261,9 +258,7 @@ def training(tables: Tables) -> Figure:
     panels[0].set_ylim(figures.focus(logs["loss"].to_list()))
     panels[1].set_yscale("log")
     figures.log_ticks(panels[1].yaxis)
-    curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
-    figures.token_axis(strip)
-    strip.set_ylabel("learning rate")
+    _draw_strip(strip, drawn, tables)
     figures.legend(figure, _line_entries(drawn))
     return figure
 
@@ -295,9 +290,7 @@ def mechanism(tables: Tables) -> Figure:
                 figures.positive_axis(axis)
                 axis.set_ylim(top=1.1 * axis.dataLim.ymax)
             axis.set_ylabel(of_mechanism.WAYS[name] if column == 0 else "")
-        curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
-        figures.token_axis(strip)
-        strip.set_ylabel("learning rate" if column == 0 else "")
+        _draw_strip(strip, drawn, tables, named=column == 0)
     figures.legend(figure, _line_entries(drawn))
     return figure
 
@@ -331,6 +324,13 @@ def noise_of_a_cell(noise: pl.DataFrame, measure: str, method: str, dataset: str
     parts = ("documents", "seeds") if "seeds" in variances else ("documents", "calibration", "neighbours")
     found = [variances[source] for source in parts if source in variances]
     return 2 * float(np.sqrt(sum(found))) if found else None
+
+
+def _draw_strip(strip: Axes, drawn: Drawing, tables: Tables, named: bool = True) -> None:
+    """The strip of learning rates below a column of panels; `named`: whether it says so at its left."""
+    curves.draw_rates(strip, drawn, tables["schedules"], tables["checkpoints"]["learning_rate"].max())
+    figures.token_axis(strip)
+    strip.set_ylabel("learning rate" if named else "")
 
 
 def _quantized(measurements: pl.DataFrame) -> pl.DataFrame:

@@ -152,6 +152,16 @@ class Sliced:
         )
 
 
+def chosen_windows(tokens: Path | str, params) -> tuple[np.ndarray, np.ndarray]:
+    """All windows that `evaluate_loss` has of a token stream, and the numbers of those that are looked at here.
+
+    Raises:
+        TooFew: as `load_windows`.
+    """
+    windows = load_windows(tokens, params.window, None if params.evaluated == "all" else params.evaluated)
+    return windows, spread(len(windows), params.windows)
+
+
 def spread(count: int, most: int) -> np.ndarray:
     """Numbers of at most so many of `count` windows, equally far from each other, from the first to the last."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
@@ -193,8 +203,7 @@ def main(snakemake) -> None:
             own_code.is_trusted(folder)
         _, tokens, documents = snakemake.input.validation
         try:
-            all_windows = load_windows(tokens, params.window, None if params.evaluated == "all" else params.evaluated)
-            chosen = spread(len(all_windows), params.windows)
+            all_windows, chosen = chosen_windows(tokens, params)
             parts = segments_of(documents, params.window, len(all_windows), chosen)
             with refusing("transformers"):
                 require_fit(folders[0], params.window)

@@ -189,7 +189,7 @@ class Stopped(Exception):
 
 
 def use_deterministic_kernels() -> None:
-    """Have a GPU add in a fixed order where torch has such a kernel, so that a resumed run is like an undisturbed one.
+    """Have a GPU add in a fixed order where torch takes such a kernel by itself, which it does not for attention's.
 
     cuBLAS reads its variable when it is first used.
     """

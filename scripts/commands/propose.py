@@ -14,9 +14,9 @@ from scripts.lib.runtime.untrusted import LARGEST_JSON, one_line, parse_json
 from scripts.lib.study.sizes import DTYPES
 
 FOLDER = Path("config/trajectories")
-STEP = r"(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d{1,18})(?!\d|\.\d|[kKmM](?![a-z]))"
-STEP = re.compile(STEP, re.ASCII)  # digits of other scripts are text
-TOKENS = re.compile(r"tokens?[-_]?(\d{1,18})B(?![A-Za-z0-9])", re.ASCII)
+# Digits of other scripts are text.
+STEP = re.compile(r"(?a)(?:step|iter|iteration|ckpt|checkpoint)s?[-_]?(\d{1,18})(?!\d|\.\d|[kKmM](?![a-z]))")
+TOKENS = re.compile(r"(?a)tokens?[-_]?(\d{1,18})B(?![A-Za-z0-9])")
 BILLION = 10**9
 LARGEST = 2**63  # of the numbers that a proposal takes from a config
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # what a model type can be called
