@@ -69,12 +69,25 @@ def save(figure: Figure, **files: Path) -> None:
     Text is kept as text in SVG and PDF; no file has a date, and all have the same bytes every time.
     """
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph of a PDF
+    _lay_out(figure)
+    for kind, path in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format=kind, **FORMATS[kind])
+    plt.close(figure)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the axes once and for all, in whole millionths of the figure.
+
+    The solver of matplotlib's constrained layout orders its variables by their addresses, so that the last bits of the
+    positions, and with them the bytes of a file, are others from one drawing to the next.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        for kind, path in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, format=kind, **FORMATS[kind])
-    plt.close(figure)
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        axis.set_position([round(part, 6) for part in axis.get_position(original=True).bounds])
 
 
 def inline(figure: Figure, name: str, caption: str):
@@ -88,9 +101,8 @@ def inline(figure: Figure, name: str, caption: str):
         plt.close(figure)
         return HTML(f'<p class="note">{html.escape(figure.get_label())}</p>')
     buffer = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    _lay_out(figure)
+    figure.savefig(buffer, format="svg", metadata=NO_METADATA)
     plt.close(figure)
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
