@@ -3,18 +3,18 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --profile workflow/profiles/local
 BY_FILE := --dist loadfile --no-loadscope-reorder
-# One thread a process, for each core has a process; files with long tests first, so that all processes end together.
-UNIT_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(BY_FILE) tests/workflow tests/unit tests/hub
-# Three at once on two cores, for the tests of Slurm mostly wait. Unit tests in the same call would starve them.
-WHOLE_RUNS := $(BIN)/python -m pytest -n 3 $(BY_FILE) tests/slurm tests/integration tests/benchmarks
+ALL_TESTS := --jobs 2 unit-tests whole-runs
 
-.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan forecast clean-weights audit-kernels methods report publish-study redraw smoke test test-full benchmark lint format lock
+# Modules are compiled when they are first imported, and kept, even where the caller keeps none.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup auto-gptq llama-quantize demo doctor recover resolve prefetch propose plan forecast clean-weights audit-kernels methods report publish-study redraw smoke test test-full unit-tests whole-runs benchmark lint format lock
 
 setup: .venv/done ## the environment, with pip
 
 .venv/done: envs/trajquant.lock envs/slurm.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement envs/trajquant.lock
+	$(BIN)/python -m pip install --quiet --no-compile --requirement envs/trajquant.lock
 	$(BIN)/python -m pip install --quiet --no-deps --requirement envs/slurm.lock
 	touch $@
 
@@ -100,12 +100,17 @@ lint: setup ## format and lint of Python, Snakemake and the workflow
 	$(BIN)/snakemake --lint
 
 test: lint ## the checks of every change
-	$(UNIT_TESTS) -m "not full"
-	$(WHOLE_RUNS) -m "not full"
+	$(MAKE) $(ALL_TESTS) SERIES='-m "not full"'
 
 test-full: lint ## all checks, the long series too
-	$(UNIT_TESTS)
-	$(WHOLE_RUNS)
+	$(MAKE) $(ALL_TESTS)
+
+# One thread a process, for each core has a process. Whole runs go first, for they mostly wait for Slurm and Snakemake.
+unit-tests: setup
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest -n auto --maxprocesses 8 $(BY_FILE) $(SERIES) tests/workflow tests/unit tests/hub
+
+whole-runs: setup
+	$(BIN)/python -m pytest -n 3 $(BY_FILE) $(SERIES) tests/slurm tests/integration tests/benchmarks
 
 benchmark: setup ## speed, as ratios within one run
 	$(BIN)/python -m tests.benchmarks

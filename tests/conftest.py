@@ -19,7 +19,7 @@ from tests.tools import copy_tree, snakemake
 # configuration ends that at once. The cluster of tests/slurm takes the variable away.
 os.environ["SLURM_CONF"] = os.devnull
 
-LONGEST = ("test_quantize", "test_hub", "test_prefetch", "test_kills", "test_reruns")  # minutes each
+LONGEST = ("test_quantize", "test_prefetch", "test_hub", "test_kills", "test_reruns")  # minutes each
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 

@@ -3,11 +3,14 @@
 import math
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks import measures
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
+@pytest.mark.full
 def test_every_measurement_gives_numbers(tmp_path, tiny_tokenizer):
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
     folder = measures.model_folder(tmp_path / "model", TINY, tmp_path / "tokenizer")

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import polars
+import pytest
 import torch
 
 
+@pytest.mark.full
 def test_kernels_agree_with_dense_weights(tree):
     done = subprocess.run(
         [sys.executable, "-m", "scripts.commands.audit_kernels", "smoke"],

@@ -90,7 +90,8 @@ def test_some_checkpoints_of_a_lane_are_fetched_again_in_their_order(measured):
     jobs = planned(tree, "hub")
     (tree / "config/studies/hub.yaml").write_text(before)
     assert jobs["fetch"] == 2
-    assert (jobs["measured"], jobs["make_room"]) == (2, 2), "of lane 10, 30, 50 the mark of 30 too, between the others"
+    assert jobs["evaluate_loss"] == 2 * 2 * 3, "both losses of both, for what is fetched again is quantized again"
+    assert jobs["measured"] == 3, "of a lane the marks between these two as well: their hidden states come last now"
 
 
 def test_a_new_method_fetches_again_in_the_same_order(measured):

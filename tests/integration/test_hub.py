@@ -17,7 +17,7 @@ from tests.hub.server import Hub
 from tests.tools import ROOT, command, copy_tree, edit, planned
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-EVERY_DAY, ALL = ("llama", "gpt_neox"), ("llama", "gpt_neox", "olmo", "olmo2", "smollm3", "apertus")
+CLASSES = ("llama", "gpt_neox", "olmo", "olmo2", "smollm3", "apertus")
 STEPS = (10, 20)
 METHODS = ["rtn-w3-g32", "gptq-w3-g16", "nf4"]
 
@@ -91,14 +91,12 @@ def run(tree, hub, *arguments):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("classes", "methods"), [(EVERY_DAY, METHODS[:1]), pytest.param(ALL, METHODS, marks=pytest.mark.full)]
-)
-def test_from_branch_names_to_measurements(tmp_path, tokenizer, finished, classes, methods):
+@pytest.mark.full  # test_prefetch is for every day
+def test_from_branch_names_to_measurements(tmp_path, tokenizer, finished):
     tree = copy_tree(tmp_path / "tree")
     shutil.copytree(finished / "resources/corpora", tree / "resources/corpora")
     with Hub(tmp_path / "hub") as hub:
-        prepare(tree, hub, tmp_path, classes, tokenizer, methods=methods)
+        prepare(tree, hub, tmp_path, CLASSES, tokenizer, methods=METHODS)
         add_broken(tree, hub, tmp_path)
         run(tree, hub, sys.executable, "-m", "scripts.commands.resolve", "hub")
         lock = json.loads((tree / "config/trajectories/locks/tiny-llama.json").read_text())
@@ -112,7 +110,7 @@ def test_from_branch_names_to_measurements(tmp_path, tokenizer, finished, classe
     assert (made["commit"], made["name"]) == (commit, "stage1/step20")
     table = polars.read_parquet(tree / "results/tables/hub/measurements.parquet").filter(metric="cross_entropy")
     assert {(row["trajectory"], row["method"]) for row in table.to_dicts()} == {
-        (f"tiny-{name.replace('_', '-')}", method) for name in classes for method in ["none", *methods]
+        (f"tiny-{name.replace('_', '-')}", method) for name in CLASSES for method in ["none", *METHODS]
     }
     (missing,) = polars.read_parquet(tree / "results/tables/hub/missing.parquet").to_dicts()
     assert (missing["trajectory"], missing["checkpoint"]) == ("tiny-broken", "step-20")

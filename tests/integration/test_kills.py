@@ -78,13 +78,13 @@ def processes_with(log: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("stages", [("train", "quantize"), pytest.param(tuple(STAGES), marks=pytest.mark.full)])
-def test_measurements_survive_a_kill_in_every_stage(finished, tree, tmp_path, stages):
+@pytest.mark.full  # jobs and a head are killed every day in tests/slurm/test_faults.py
+def test_measurements_survive_a_kill_in_every_stage(tree, tmp_path):
     write_study(tree)
     snakemake(tree, "killed", TABLE)
     disturbed = copy_tree(tmp_path / "disturbed")
     write_study(disturbed)
-    for rule in stages:
+    for rule in STAGES:
         kill_one_job(disturbed, rule)
     snakemake(disturbed, "killed", TABLE)
     assert measurements(disturbed, "killed").equals(measurements(tree, "killed"))

@@ -41,12 +41,13 @@ def prepare(tree, hub, folder, tokenizer):
     block = {
         "trajectories": ["tiny"],
         "checkpoints": "last",
-        "methods": ["none"],
+        "methods": ["rtn-w3-g32"],
         "loss": ["letters"],
         "tasks": ["toy"],
     }
     (tree / "config/corpora/letters.yaml").write_text(yaml.safe_dump(letters))
     study = {"study": {"name": "toy", "title": "Toy", "cells": [block]}}
+    study["quantize"] = {"probe": {"corpus": "letters", "samples": 2, "window": 32}}
     study["evaluate_loss"] = {"window": 32, "windows": 8}
     (tree / "config/studies/toy.yaml").write_text(yaml.safe_dump(study))
     for repo, splits in DATA.items():
@@ -68,6 +69,7 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     with Hub(tmp_path / "hub") as hub:
         prepare(tree, hub, tmp_path, tmp_path / "tokenizer")
         run(tree, hub.endpoint, sys.executable, "-m", "scripts.commands.resolve", "toy")
+        hub.move("tiny/llama", "stage1/step20", {"config.json": b"newer, and not taken"})
         locked = hub.repos["datasets/org/letters"].branches["main"]
         hub.move("datasets/org/letters", "main", {"data/train-00000-of-00001.parquet": b"newer, and not taken"})
         newer = {f"default/{split}/0000.parquet": b"newer, and not taken" for split in DATA["allenai/sciq"]}
@@ -83,6 +85,7 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     assert not {"fetch", "fetch_dataset", "fetch_tokenizer", "corpus"} & job_counts(output).keys()
     table = polars.read_parquet(tree / "results/tables/toy/measurements.parquet")
     assert {"sciq", "piqa", "own", "toy", "letters"} == set(table["dataset"])  # `toy` is the mean over the suite
+    assert set(table["method"]) == {"none", "rtn-w3-g32"}
     corpus = manifests.read(tree / "resources/corpora/letters/manifest.json")
     assert corpus["definition"]["revision"] == locked
     results = manifests.read(next((tree / "results/evaluated").rglob("tasks-toy.json")))
@@ -91,5 +94,5 @@ def test_what_was_prefetched_needs_no_network(tmp_path, tiny_tokenizer):
     assert set(planned(tree, "toy")) <= {"mechanism", "laws", "plot", "report", "all"}
     lock["revisions"][locks.CONVERTED]["commit"] = newer
     locks.write(tree / "config/datasets", "allenai--sciq", lock)
-    again = {"fetch_dataset": 2, "gather_datasets": 1, "evaluate_tasks": 1, "tabulate": 1}
+    again = {"fetch_dataset": 2, "gather_datasets": 1, "evaluate_tasks": 2, "tabulate": 1}
     assert again.items() <= planned(tree, "toy").items()

@@ -14,7 +14,7 @@ from snakemake.logging import logger
 sys.path.insert(0, str(workflow.basedir))
 
 from scripts.lib.analysis import comparisons, places, tables
-from scripts.lib.cluster import disk, local_gpus, runs, scheduler_repair, shared_start
+from scripts.lib.cluster import dag_repair, disk, local_gpus, runs, scheduler_repair, shared_start
 from scripts.lib.hub import locks
 from scripts.lib.runtime.config_files import ConfigError, ordered
 from scripts.lib.models.folders import weight_files
@@ -28,6 +28,7 @@ from scripts.lib.study.recipes import tool_state
 from scripts.lib.study.replicates import repeat
 from scripts.lib.study.scales import scaled
 
+dag_repair.mend()
 gc.set_threshold(1_000_000, 50, 100)  # a plan of 12,000 jobs is millions of objects that stay: 13 % of the time
 if workflow.remote_exec:  # a job on a cluster's node: all it needs is on disk
     os.environ.update(shared_start.OFFLINE)
