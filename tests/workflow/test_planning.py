@@ -12,7 +12,7 @@ COUNT = """
 import collections, json, runpy, sys
 opened = collections.Counter()
 def count(event, given):
-    if event == "open" and "source-cache" not in str(given[0]):
+    if event == "open" and not isinstance(given[0], int) and "source-cache" not in str(given[0]):  # names, not numbers
         opened[str(given[0])] += 1
 sys.addaudithook(count)
 try:
