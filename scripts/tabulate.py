@@ -132,7 +132,7 @@ def tabulate(
             study, measures, points, recipes, {run["trajectory"]: run["root"] for run in runs}, confidence
         ),
         "missing": table([dict(zip(MISSING, (study, *row), strict=True)) for row in missing], MISSING, tuple(MISSING)),
-        "costs": costs_table(Path(benchmarks), points, recipes, evaluations),
+        "costs": costs_table(Path(benchmarks), points, recipes, evaluations, slices),
         "methods": methods_table(recipes.values()),
         "versions": versions_table([*points.values(), *recipes.values()]),
     }

@@ -8,7 +8,16 @@ from scripts.lib.analysis.costs import read_benchmark
 from scripts.lib.analysis.metrics import first_draws
 from scripts.lib.analysis.tables import RUNS, TABLES, write_csv
 from scripts.tabulate import tabulate
-from tests.unit.synthetic_study import Study, two_peaks, write_loss, write_quantized, write_study, write_tasks
+from tests.unit.synthetic_study import (
+    Study,
+    two_peaks,
+    write_benchmark,
+    write_loss,
+    write_quantized,
+    write_slice,
+    write_study,
+    write_tasks,
+)
 
 LOW = [point for point in two_peaks() if point[0] == "low"]
 CELL = ("low", "step-400", "rtn-w3-g32")
@@ -223,6 +232,20 @@ def test_costs_hold_only_jobs_of_this_study(study):
     assert len(costs.filter(rule="quantize")) == 4
     assert costs.filter(rule="tokenize")["dataset"].to_list() == ["bpe/docstrings-train"]
     assert set(costs["peak_memory_bytes"]) == {512 * 1024 * 1024}
+    assert costs.filter(pl.col("rule").is_in(["slice", "describe_layers"])).is_empty()
+
+
+def test_costs_of_two_sliced_cells_of_a_checkpoint(tmp_path):
+    study = write_study(tmp_path, LOW[:1], {"nf4": (4, 0.003), "rtn-w3-g32": (3, 0.1)}, documents=3, tasks=False)
+    for method in ("nf4", "rtn-w3-g32"):
+        write_slice(study, (*LOW[0][:2], method), 0.2, (3.0, 0.01), documents=3)
+    write_benchmark(study, "describe_layers/" + "/".join((*LOW[0][:2], "docstrings")))
+    costs = tabulate(**study.arguments())["costs"]
+    assert costs.filter(rule="slice").select("method", "dataset").rows() == [
+        ("nf4", "docstrings"),
+        ("rtn-w3-g32", "docstrings"),
+    ]
+    assert costs.filter(rule="describe_layers").select("checkpoint", "method").rows() == [(LOW[0][1], None)]
 
 
 def test_methods_hold_each_recipe_once_with_the_range_of_its_weight_errors(study):

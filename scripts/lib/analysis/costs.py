@@ -1,6 +1,6 @@
 """What each job of a study cost, read from Snakemake's benchmark files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +14,9 @@ COSTS = {
 MEBIBYTE = 1024 * 1024  # unit of max_rss, io_in and io_out in Snakemake's benchmark files
 
 
-def costs_table(folder: Path, points: dict, recipes: dict, evaluations: list[dict]) -> pl.DataFrame:
+def costs_table(
+    folder: Path, points: dict, recipes: dict, evaluations: list[dict], slices: Iterable[Path | str]
+) -> pl.DataFrame:
     """One row a job of this study that has a benchmark file.
 
     Args:
@@ -22,8 +24,10 @@ def costs_table(folder: Path, points: dict, recipes: dict, evaluations: list[dic
         points: checkpoint manifests by (trajectory, checkpoint).
         recipes: manifests of quantized cells by (trajectory, checkpoint, method).
         evaluations: metadata of evaluations, with `stage` and `dataset` (corpus or suite).
+        slices: parquets of the stage slice, whose checkpoints have their layers described, too.
     """
-    jobs = [*_shared_jobs(folder, recipes, evaluations), *_training_jobs(folder, points)]
+    shared = [*_shared_jobs(folder, recipes, evaluations), *_training_jobs(folder, points)]
+    jobs = [*shared, *_jobs_of_slices(folder, slices)]
     for cell, recipe in recipes.items():
         jobs.append(("quantize", *cell, None, recipe.get("device"), folder.joinpath("quantize", *cell)))
     for result in evaluations:
@@ -57,6 +61,18 @@ def _training_jobs(folder: Path, points: dict) -> Iterator[tuple]:
     for trajectory, checkpoint in points:
         for rule in ("publish", "fetch", "average"):
             yield (rule, trajectory, checkpoint, None, None, None, folder / rule / trajectory / checkpoint)
+
+
+def _jobs_of_slices(folder: Path, slices: Iterable[Path | str]) -> list[tuple]:
+    """The jobs that sliced cells, and those that described the layers of their checkpoints, each once."""
+    found = {}
+    for said in map(pl.read_parquet_metadata, slices):
+        point, corpus, device = (said["trajectory"], said["checkpoint"]), said["corpus"], said.get("device")
+        cell = (*point, said["method"])
+        found["slice", *cell, corpus, device, folder.joinpath("slice", *cell, corpus)] = None
+        path = folder.joinpath("describe_layers", *point, corpus)
+        found["describe_layers", *point, None, corpus, device, path] = None
+    return list(found)
 
 
 def read_benchmark(path: Path) -> dict:

@@ -71,7 +71,8 @@ def too_few(law: Law, cells: Cells, chosen: np.ndarray) -> str | None:
     """Why a law cannot be fitted to these cells; None if it can."""
     points, needed = len(np.unique(cells.index[chosen])), len(free_parameters(law, cells, chosen)) + 1
     if law.parameters and points < needed:
-        return f"{points} different checkpoints are too few for {needed - 1} parameters"
+        told = "1 checkpoint is" if points == 1 else f"{points} different checkpoints are"
+        return f"{told} too few for {needed - 1} parameters"
     return None
 
 
