@@ -36,6 +36,7 @@ OF_DOCUMENTS = ("build_all_requests", "process_results")  # what the harness ask
 SECONDS = 600  # of a core, for what the harness makes of a task's data, among it patterns; in config/README.md
 MOST_ASKED = 10**6  # letters of a request, of which tokenizers take some hundred bytes each; in config/README.md
 MOST_LETTERS = 3 * 10**8  # of a benchmark's requests, whose tokens are all kept: 40 bytes each; in config/README.md
+TEMPLATES = 1000  # of a suite's tasks, whose code is kept: mmlu has three in each of 57
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
 
 
@@ -176,7 +177,10 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
             object does later. Or, later, the scores of a task have no average.
     """
     from lm_eval.tasks import TaskManager
+    from lm_eval.utils import env
 
+    # The harness makes code of a template once more for each document and each example before it.
+    env.from_string = functools.lru_cache(maxsize=TEMPLATES)(functools.partial(type(env).from_string, env))
     manager, tasks, letters = TaskManager(include_defaults=False), {}, collections.Counter()
     for name, task in known.items():
         refused = (lambda call: call) if task.own else refusing_in_time({name: task})
