@@ -30,11 +30,13 @@ METRICS = {
 COLUMNS = {"task": pl.String, "metric": pl.String, "document": pl.Int32, "value": pl.Float64, "weight": pl.Float64}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SEED = 1234  # the harness's default: chooses the examples of few-shot tasks
-REQUESTS = ("loglikelihood", "loglikelihood_rolling", "generate_until")  # all that the harness asks of a model
+GENERATING = "generate_until"
+REQUESTS = ("loglikelihood", "loglikelihood_rolling", GENERATING)  # all that the harness asks of a model
 OF_DOCUMENTS = ("build_all_requests", "process_results")  # what the harness asks of a task, a document at a time
 SECONDS = 600  # of a core, for what the harness makes of a task's data, among it patterns; in config/README.md
 MOST_ASKED = 10**6  # letters of a request, of which tokenizers take some hundred bytes each; in config/README.md
 MOST_LETTERS = 3 * 10**8  # of a benchmark's requests, whose tokens are all kept: 40 bytes each; in config/README.md
+TEMPLATES = 1000  # of a suite's tasks, whose code is kept: mmlu has three in each of 57
 SOFTMAX = "float32"  # log-probabilities, whatever the weights' dtype
 
 
@@ -116,18 +118,24 @@ def score(
 
     from scripts.lib.models.loading import load_dense, load_tokenizer, own_code
     from scripts.lib.models.prefixes import sharing_questions
+    from scripts.lib.models.streaming import streaming, too_large
 
     own_code.is_trusted(model_folder)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="trajquant-tasks-") as cache:
         tasks = build_tasks(known, data_root, cache)
         with refusing("transformers"):
-            model, tokenizer = load_dense(model_folder, dtype).to(device), load_tokenizer(model_folder)
+            generates = any(task.OUTPUT_TYPE == GENERATING for task in tasks.values())
+            blocks = None if generates else too_large(model_folder, dtype, device)
+            model = blocks.model if blocks else load_dense(model_folder, dtype).to(device)
+            tokenizer = load_tokenizer(model_folder)
             lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=suite["batch_size"], softmax_dtype=SOFTMAX)
         lm.tok_encode = functools.lru_cache(maxsize=2)(lm.tok_encode)  # a question once for all of its answers
-        lm._loglikelihood_tokens = sharing_questions(lm, lm._loglikelihood_tokens)
+        if not blocks:
+            lm._loglikelihood_tokens = sharing_questions(lm, lm._loglikelihood_tokens)
         for asked in REQUESTS:
-            setattr(lm, asked, refusing("transformers")(halving_batches(lm, getattr(lm, asked))))
+            answer = streaming(lm, blocks, getattr(lm, asked)) if blocks else getattr(lm, asked)
+            setattr(lm, asked, refusing("transformers")(halving_batches(lm, answer)))
         random.seed(SEED)
         torch.manual_seed(SEED)
         of_hub = {name: task for name, task in known.items() if not task.own}
@@ -169,7 +177,10 @@ def build_tasks(known: dict[str, suites.Task], data_root: Path, cache: str | Pat
             object does later. Or, later, the scores of a task have no average.
     """
     from lm_eval.tasks import TaskManager
+    from lm_eval.utils import env
 
+    # The harness makes code of a template once more for each document and each example before it.
+    env.from_string = functools.lru_cache(maxsize=TEMPLATES)(functools.partial(type(env).from_string, env))
     manager, tasks, letters = TaskManager(include_defaults=False), {}, collections.Counter()
     for name, task in known.items():
         refused = (lambda call: call) if task.own else refusing_in_time({name: task})

@@ -186,6 +186,22 @@ def test_a_group_of_the_harness_is_one_score_over_all_its_documents(root, tmp_pa
         run(root, tmp_path, suite="own")
 
 
+def test_a_template_is_made_code_once_for_all_documents(root, tmp_path, monkeypatch):
+    from lm_eval.utils import env
+
+    compile, compiled = type(env).compile, []
+    monkeypatch.setattr(
+        type(env), "compile", lambda env, text, **kwargs: compiled.append(text) or compile(env, text, **kwargs)
+    )
+    write_suite(root, "templates", ["arc_easy"], shots=5)
+    tasks = suites.load_tasks(suites.load_suite(root / "suites/suite-templates.yaml"), root / "suites")
+    benchmark_rows.write(root, tasks)
+    manifests.write(tmp_path / "own.json", {"files": [{"repo": "allenai/ai2_arc", "commit": "c0ffee"}]})
+    run(root, tmp_path, suite="templates", datasets=tmp_path / "own.json")
+    assert "Question: {{question}}\nAnswer:" in compiled
+    assert len(compiled) == len(set(compiled))
+
+
 def without(row, name):
     return {key: value for key, value in row.items() if key != name}
 

@@ -140,25 +140,28 @@ class Blockwise:
         """
         batches = list(_batches(windows, batch_size))
         if batches:
-            self._learn_form(windows[:1, :PROBE])
+            if not self.state:
+                self._learn_form(windows[:1, :PROBE])
             self._require_room(windows.size)
         return Passing(*self._embed(windows, batches), batches)
 
     @torch.inference_mode()
-    def run(self, number: int, passing: Passing) -> None:
-        """Pass windows through a block, which is read if it is not there yet, and is gone afterwards.
+    def run(self, number: int, *several: Passing) -> None:
+        """Pass windows, of one length or of several, through a block, which is read if need be, and gone afterwards.
 
         Raises:
             NotByBlocks: as `states`.
         """
-        block, states = self.read(number), passing.states
-        for batch in passing.batches:
-            args, kwargs = passing.given[batch.stop - batch.start, number]
-            output = block(states[batch].to(self.device), *args, **kwargs)
-            output = output[0] if self.several else output
-            if output.dtype != states.dtype or output.shape != states[batch].shape:
-                raise NotByBlocks("a block's states are of another type or shape than those it is given")
-            states[batch] = output
+        block = self.read(number)
+        for passing in several:
+            states = passing.states
+            for batch in passing.batches:
+                args, kwargs = passing.given[batch.stop - batch.start, number]
+                output = block(states[batch].to(self.device), *args, **kwargs)
+                output = output[0] if self.several else output
+                if output.dtype != states.dtype or output.shape != states[batch].shape:
+                    raise NotByBlocks("a block's states are of another type or shape than those it is given")
+                states[batch] = output
         self._leave(block)
 
     @torch.inference_mode()
