@@ -274,7 +274,7 @@ def test_the_content_of_a_redirect_is_not_kept(server):
     assert client.describe_revision(REPO, "step1")["commit"] == server.repos[REPO].branches["main"]
 
 
-@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..b", "xn--a"])
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..b", "xn--a", "127.0.0.1:" + "9" * 25])
 def test_a_redirect_to_no_name_of_a_host_is_final(server, tmp_path, host):
     found = client.describe_revision(REPO, "step1")
     for where in (LISTING, DOWNLOAD):

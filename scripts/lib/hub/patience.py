@@ -38,6 +38,7 @@ MOST_REDIRECTS = 5
 LONGEST_ASIDE = 2**16  # bytes of the content of a redirect or an error, beyond which its connection is given up
 OWN = "patiently"  # marks requests whose waits are bounded there, and whose answers are checked in `client`
 OF_REVISION = "revision"  # marks requests of what a revision is, wherever they are redirected to
+NOWHERE = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects)
 TAG = re.compile(r'(W/)?"[A-Za-z0-9_-]{1,128}"')  # an ETag that is no path
 
 
@@ -80,7 +81,7 @@ def patiently(call, what: str):
             raise Unavailable(f"{what}: access is granted by its owners; ask there, then set HF_TOKEN") from error
         except RepositoryNotFoundError as error:
             raise Unavailable(f"{what}: there is no such repository, or it is private: set HF_TOKEN") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, UnicodeError) as error:
+        except (*NOWHERE, UnicodeError, OverflowError) as error:  # a host or a port that is none
             raise Unavailable(f"{what}: the hub leads to no file ({error}); is HF_ENDPOINT right?") from error
         except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
