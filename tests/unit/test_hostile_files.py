@@ -325,6 +325,24 @@ def test_tables_that_are_far_larger_than_the_files_are_refused(take, tmp_path):
     require_refused(manifest, tmp_path / "model", r"the model has 1600000000 bytes of tables beside its weights")
 
 
+@pytest.mark.parametrize(("key", "message"), [
+    ("intermediate_size", r"down_proj\.weight is \[8, 24000\], of which inputs and outputs take 4\.6 GB"),
+    ("vocab_size", r"weight is \[600000, 8\], of which inputs and outputs take 4\.9 GB"),
+])  # fmt: skip
+def test_a_model_that_is_far_wider_than_its_files_is_refused(take, tmp_path, key, message):
+    shape = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8, "tie_word_embeddings": True}
+    assert take(made(tmp_path / "hub/made", "llama", **shape))["status"] == "ok"
+    wide = {"intermediate_size": 24_000, "vocab_size": 600_000}[key]
+    require_refused(take(made(tmp_path / "hub/wide", "llama", **shape | {key: wide})), tmp_path / "model", message)
+
+
+def test_a_model_of_far_too_many_blocks_is_refused(take, tmp_path, monkeypatch):
+    files = made(tmp_path / "hub/made", "llama", num_hidden_layers=3, num_attention_heads=1, intermediate_size=8)
+    assert take(files)["status"] == "ok"
+    monkeypatch.setattr(loadable, "MOST_BLOCKS", 2)
+    require_refused(take(files), tmp_path / "model", "the model has 3 blocks, and 2 at most are run")
+
+
 MAMBA = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2, "hidden_size": 32}
 
 
@@ -492,6 +510,14 @@ def test_weights_in_too_many_files_are_not_downloaded(take, files, server, tmp_p
     message = f"{INDEX} has weights in 2 files; 1 are read at most"
     require_refused(take(sharded(files)), tmp_path / "model", message)
     assert not [address for _, address, *_ in server.requests if address.endswith(SHARDS)]
+
+
+@one_class
+def test_weights_in_too_many_files_are_not_locked(take, files, monkeypatch):
+    assert client.MOST_WEIGHTS == folders.MOST_FILES
+    monkeypatch.setattr(client, "MOST_WEIGHTS", 1)
+    with pytest.raises(client.Unavailable, match="org/model at main has weights in 2 files; 1 are read at most"):
+        take(sharded(files))
 
 
 @one_class
