@@ -285,6 +285,16 @@ def test_a_redirect_to_no_name_of_a_host_is_final(server, tmp_path, host):
         client.fetch_file(REPO, found["commit"], "config.json", found["files"]["config.json"], tmp_path / "state")
 
 
+@pytest.mark.filterwarnings("error")
+def test_cookies_are_not_kept(server):
+    cookies = b"Set-Cookie: a=b; Max-Age=" + b"9" * 400 + b"\r\nSet-Cookie: c=d\r\n"
+    server.fault(LISTING, raw=b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n" + cookies + b"\r\n")
+    with pytest.raises(client.Unavailable):
+        client.describe_revision(REPO, "step1")
+    assert "cookie" not in str(server.requests).lower()
+    assert not get_session().cookies
+
+
 def packed(start: bytes, content: bytes) -> bytes:
     """An answer whose content unpacks to another size."""
     content = gzip.compress(gzip.compress(content))

@@ -175,14 +175,19 @@ def within(seconds: float, call: Callable):
 
 
 class Prompt(httpx.BaseTransport):
-    """Answers that begin in time; one whose first lines come at a byte a minute keeps to every timeout of httpx."""
+    """Answers that begin in time; one whose first lines come at a byte a minute keeps to every timeout of httpx.
+
+    They set no cookies: Python's jar prints a traceback of some, and nothing here needs any.
+    """
 
     def __init__(self, transport: httpx.BaseTransport):
         self.transport = transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, its content still to be read; a TimeoutError where it does not begin."""
-        return within(FIRST_LINES, lambda: self.transport.handle_request(request))
+        response = within(FIRST_LINES, lambda: self.transport.handle_request(request))
+        response.headers.pop("Set-Cookie", None)
+        return response
 
     def close(self) -> None:
         self.transport.close()
