@@ -326,15 +326,19 @@ def test_tables_that_are_far_larger_than_the_files_are_refused(take, tmp_path):
     require_refused(manifest, tmp_path / "model", r"the model has 1600000000 bytes of tables beside its weights")
 
 
-@pytest.mark.parametrize(("key", "message"), [
-    ("intermediate_size", r"down_proj\.weight is \[8, 24000\], of which inputs and outputs take 4\.6 GB"),
-    ("vocab_size", r"weight is \[600000, 8\], of which inputs and outputs take 4\.9 GB"),
-])  # fmt: skip
-def test_a_model_that_is_far_wider_than_its_files_is_refused(take, tmp_path, key, message):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("intermediate_size", 24_000, r"down_proj\.weight is \[8, 24000\], which takes 4\.6 GB"),
+        ("vocab_size", 600_000, r"weight is \[600000, 8\], which takes 4\.9 GB"),
+        ("num_attention_heads", 300, "`num_attention_heads` is 300, which takes 5.0 GB for a window"),
+    ],
+)
+def test_a_model_that_is_far_wider_than_its_files_is_refused(take, tmp_path, key, value, message):
     shape = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8, "tie_word_embeddings": True}
-    assert take(made(tmp_path / "hub/made", "llama", **shape))["status"] == "ok"
-    wide = {"intermediate_size": 24_000, "vocab_size": 600_000}[key]
-    require_refused(take(made(tmp_path / "hub/wide", "llama", **shape | {key: wide})), tmp_path / "model", message)
+    shape |= {"head_dim": 2, "num_key_value_heads": 1}
+    assert take(made(tmp_path / "hub/made", "qwen3", **shape))["status"] == "ok"
+    require_refused(take(made(tmp_path / "hub/wide", "qwen3", **shape | {key: value})), tmp_path / "model", message)
 
 
 def test_a_model_of_far_too_many_blocks_is_refused(take, tmp_path, monkeypatch):

@@ -164,7 +164,8 @@ def _too_wide(model: PreTrainedModel, stored: int) -> str:
     """Which tensor is so wide that what a text or a statistic makes of it is far larger than the model's files.
 
     GPTQ and describe_layers keep X^T X of the inputs of a layer in float64; a window has a value for each row or column
-    of any matrix, in float32. Width costs a file little where the other side is short.
+    of any matrix, in float32, and a square of itself for each head. They cost a file little where the other side is
+    short.
 
     Args:
         model: without its weights.
@@ -180,13 +181,16 @@ def _too_wide(model: PreTrainedModel, stored: int) -> str:
         if item.ndim > 1:
             wide = torch.float32.itemsize * WINDOW * max(item.shape[-2:])
             needed[name] = max(needed.get(name, 0), wide)
-    name = max(needed, key=needed.get, default=None)
-    if name is None or needed[name] <= most:
+    named = {f"{name} is {list(model.get_parameter(name).shape)}": size for name, size in needed.items()}
+    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
+    if isinstance(heads, int):
+        named[f"`num_attention_heads` is {heads}"] = torch.float32.itemsize * WINDOW**2 * heads
+    what = max(named, key=named.get, default="")
+    if named.get(what, 0) <= most:
         return ""
-    shape = list(model.get_parameter(name).shape)
     return (
-        f"{name} is {shape}, of which inputs and outputs take {needed[name] / 1e9:.1f} GB; a model whose files have "
-        f"{stored / 1e9:.2f} GB is given {most / 1e9:.1f} GB at most"
+        f"{what}, which takes {named[what] / 1e9:.1f} GB for a window of {WINDOW} tokens or for statistics; a model "
+        f"whose files have {stored / 1e9:.2f} GB is given {most / 1e9:.1f} GB at most"
     )
 
 
