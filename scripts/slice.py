@@ -29,6 +29,7 @@ POINTS = {  # t, by what is moved
     ALONG: (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5),
     RANDOM: (-0.5, -0.25, 0.25, 0.5, 1.0),
 }
+MOST_BLOCKS = 300  # of a model: each is quantized by itself, and run with all after it; the deepest known have 130
 OUTER = "outside of blocks"  # the part of embeddings and heads, where a method rounds them
 SCHEMA = {
     "moved": polars.String,
@@ -71,7 +72,7 @@ class Sliced:
         device, dtype: where and in which type the models run; a lower one than float32 would round the way.
 
     Raises:
-        Refused: as `Between`, and where one of the two cannot be run block by block.
+        Refused: as `Between`, and where one of the two cannot be run block by block, or has too many of them.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Sliced:
     ):
         self.windows, self.batch_size, self.seed, self.device = windows, batch_size, seed, device
         try:
-            self.model = Between(folder, quantized, device, dtype)
             self.source = Blockwise(folder, dtype, device, exact_head=False)
+            if (blocks := len(self.source.names)) > MOST_BLOCKS:
+                raise Refused(f"this model has {blocks} blocks, and {MOST_BLOCKS} at most are sliced")
+            self.model = Between(folder, quantized, device, dtype)
             self.states = self.source.states(windows, batch_size)
         except NotByBlocks as whole:
             raise Refused(f"this model cannot be run block by block: {whole}") from None
@@ -89,12 +92,18 @@ class Sliced:
         self.size = self.model.size()
 
     def points(self) -> Iterator[Point]:
-        """All that is measured: along the way, along a random one, block by block, and by kind of layer."""
+        """All that is measured: along the way, along a random one, block by block, and by kind of layer.
+
+        Raises:
+            Refused: a loss is not finite.
+        """
         passes = sum(map(len, POINTS.values())) + len(self.model.names) + len(self.model.kinds())
         progress = Progress(passes, "models")
         ways = (self.along(), self.at_random(), self.by_block(), self.by_layer())
         for number, point in enumerate(point for way in ways for point in way):
             progress.update(number + 1)
+            if not np.isfinite(point.nll).all():
+                raise Refused(f"the loss is not finite where {point.part or 'all of it'} is moved by {point.t:g}")
             yield point
 
     def along(self) -> Iterator[Point]:

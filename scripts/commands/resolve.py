@@ -144,10 +144,10 @@ def lock_revision(lock: dict, name: str, ask: Callable, revision: str, needed: I
     Returns:
         What moved.
     """
-    moved = locks.merge(lock, name, ask(revision=revision))
+    moved = locks.merge(lock, name, ask(revision=revision), needed)
     known = lock["revisions"][name]
     if set(needed) - known["files"].keys():
-        locks.merge(lock, name, ask(revision=known["commit"]))
+        locks.merge(lock, name, ask(revision=known["commit"]), needed)
     return moved
 
 

@@ -274,7 +274,7 @@ def test_the_content_of_a_redirect_is_not_kept(server):
     assert client.describe_revision(REPO, "step1")["commit"] == server.repos[REPO].branches["main"]
 
 
-@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..b", "xn--a"])
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..b", "xn--a", "127.0.0.1:" + "9" * 25])
 def test_a_redirect_to_no_name_of_a_host_is_final(server, tmp_path, host):
     found = client.describe_revision(REPO, "step1")
     for where in (LISTING, DOWNLOAD):
@@ -283,6 +283,16 @@ def test_a_redirect_to_no_name_of_a_host_is_final(server, tmp_path, host):
         client.describe_revision(REPO, "step1")
     with pytest.raises(client.Unavailable, match=r"config\.json: the hub leads to no file"):
         client.fetch_file(REPO, found["commit"], "config.json", found["files"]["config.json"], tmp_path / "state")
+
+
+@pytest.mark.filterwarnings("error")
+def test_cookies_are_not_kept(server):
+    cookies = b"Set-Cookie: a=b; Max-Age=" + b"9" * 400 + b"\r\nSet-Cookie: c=d\r\n"
+    server.fault(LISTING, raw=b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n" + cookies + b"\r\n")
+    with pytest.raises(client.Unavailable):
+        client.describe_revision(REPO, "step1")
+    assert "cookie" not in str(server.requests).lower()
+    assert not get_session().cookies
 
 
 def packed(start: bytes, content: bytes) -> bytes:

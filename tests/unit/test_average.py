@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from scripts.average import averaged
+from scripts.lib.models import averaging
 from scripts.lib.models.averaging import average
 from scripts.lib.models.loading import load_dense
 from scripts.lib.models.weighing import by_loss, fisher, greedy
@@ -251,6 +252,13 @@ def test_types_are_those_of_the_newest_member(members, tmp_path):
     found = loaded(tmp_path / "out")
     assert found.pop("count") == 2
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+
+
+def test_a_file_is_not_opened_for_each_of_its_tensors(members, tmp_path, monkeypatch):
+    opened, plain = [], averaging.safe_open
+    monkeypatch.setattr(averaging, "safe_open", lambda path, *args, **kwargs: opened.append(path) or plain(path, "pt"))
+    average(members, tmp_path / "out")
+    assert len(opened) <= 2 * len(members) + 1
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from scripts import fetch as fetching
 from scripts.fetch import fetch_checkpoint
@@ -325,6 +326,28 @@ def test_tables_that_are_far_larger_than_the_files_are_refused(take, tmp_path):
     require_refused(manifest, tmp_path / "model", r"the model has 1600000000 bytes of tables beside its weights")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("intermediate_size", 24_000, r"down_proj\.weight is \[8, 24000\], which takes 4\.6 GB"),
+        ("vocab_size", 600_000, r"weight is \[600000, 8\], which takes 4\.9 GB"),
+        ("num_attention_heads", 300, "`num_attention_heads` is 300, which takes 5.0 GB for a window"),
+    ],
+)
+def test_a_model_that_is_far_wider_than_its_files_is_refused(take, tmp_path, key, value, message):
+    shape = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8, "tie_word_embeddings": True}
+    shape |= {"head_dim": 2, "num_key_value_heads": 1}
+    assert take(made(tmp_path / "hub/made", "qwen3", **shape))["status"] == "ok"
+    require_refused(take(made(tmp_path / "hub/wide", "qwen3", **shape | {key: value})), tmp_path / "model", message)
+
+
+def test_a_model_of_far_too_many_blocks_is_refused(take, tmp_path, monkeypatch):
+    files = made(tmp_path / "hub/made", "llama", num_hidden_layers=3, num_attention_heads=1, intermediate_size=8)
+    assert take(files)["status"] == "ok"
+    monkeypatch.setattr(loadable, "MOST_BLOCKS", 2)
+    require_refused(take(files), tmp_path / "model", "the model has 3 blocks, and 2 at most are run")
+
+
 MAMBA = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2, "hidden_size": 32}
 
 
@@ -486,12 +509,40 @@ def test_headers_of_too_many_tensors_are_refused(take, files, tmp_path, monkeypa
     require_refused(take(files), tmp_path / "model", r"hold \d+ tensors; 10 are read at most")
 
 
+def test_a_tokenizer_that_is_another_one_by_the_config_is_refused(take, tmp_path):
+    """Here one of bytes that calls itself Llama's, and a config by which it is Qwen's."""
+    letters = {letter: 2 + number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bpe = Tokenizer(models.BPE({"<e>": 0, "<u>": 1} | letters, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    folder = tmp_path / "tokenizer"
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<e>", unk_token="<u>").save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_bytes(edited(path.read_bytes(), tokenizer_class="LlamaTokenizerFast"))
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for kind, status in (("qwen2", "refused"), ("llama", "ok")):
+        config = AutoConfig.for_model(kind, vocab_size=258, num_key_value_heads=2, **shape)
+        own = tmp_path / "hub" / kind
+        AutoModelForCausalLM.from_config(config).save_pretrained(own)
+        manifest = take({path.name: path.read_bytes() for path in own.iterdir()})
+        assert manifest["status"] == status, manifest["reason"]
+        if status == "refused":
+            assert "the trajectory's tokenizer gives other tokens beside this config.json" in manifest["reason"]
+
+
 @one_class
 def test_weights_in_too_many_files_are_not_downloaded(take, files, server, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MOST_FILES", 1)
     message = f"{INDEX} has weights in 2 files; 1 are read at most"
     require_refused(take(sharded(files)), tmp_path / "model", message)
     assert not [address for _, address, *_ in server.requests if address.endswith(SHARDS)]
+
+
+@one_class
+def test_weights_in_too_many_files_are_not_locked(take, files, monkeypatch):
+    assert client.MOST_WEIGHTS == folders.MOST_FILES
+    monkeypatch.setattr(client, "MOST_WEIGHTS", 1)
+    with pytest.raises(client.Unavailable, match="org/model at main has weights in 2 files; 1 are read at most"):
+        take(sharded(files))
 
 
 @one_class

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -179,6 +180,20 @@ def test_what_moved_is_said_and_not_followed(server, config):
     after = read(folder / "datasets", "allenai--sciq")["revisions"][BRANCH]
     assert after["commit"] == before["commit"]
     assert after["files"]["default/train/0000.parquet"] == removed
+
+
+def test_what_is_locked_is_not_replaced_under_the_same_commit(server, config):
+    folder, plan = config
+    resolve.resolve(plan(), folder)
+    path = folder / "trajectories/locks/tiny.json"
+    lock = json.loads(path.read_text())
+    files = lock["revisions"]["step30"]["files"]
+    files["model.safetensors"]["sha256"] = "0" * 64  # as if the hub had said so then, and had not listed the config
+    del files["config.json"]
+    path.write_text(json.dumps(lock))
+    (note,) = resolve.resolve(plan(), folder)
+    assert re.match("tiny/model at [0-9a-f]{12}: the hub says another size or hash of model.safetensors than", note)
+    assert read(folder / "trajectories", "tiny") == lock
 
 
 def test_corpora_are_locked_and_pinned(server, config):

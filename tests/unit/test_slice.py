@@ -134,6 +134,21 @@ def test_what_cannot_be_sliced_is_refused(tiny_model, windows, tmp_path):
         Sliced(tiny_model, changed(tiny_model, tmp_path / "rescaled", rescale), windows, 2, 1, "cpu")
 
 
+def test_losses_that_are_not_finite_are_refused(tiny_model, rounded, windows, tmp_path):
+    def explode(model):
+        next(reversed(block_linears(model).values())).weight.fill_(torch.inf)
+
+    points = Sliced(tiny_model, changed(rounded, tmp_path / "exploded", explode), windows, 2, 1, "cpu").points()
+    with pytest.raises(Refused, match="the loss is not finite where all of it is moved by -1"):
+        list(points)
+
+
+def test_a_model_of_too_many_blocks_is_not_sliced(tiny_model, rounded, windows, monkeypatch):
+    monkeypatch.setattr(stage, "MOST_BLOCKS", 1)
+    with pytest.raises(Refused, match="this model has 2 blocks, and 1 at most are sliced"):
+        Sliced(tiny_model, rounded, windows, 2, 1, "cpu")
+
+
 def test_slope_and_bend_are_the_exact_derivatives(tiny_model, windows, tmp_path):
     """Against a gradient and a Hessian-vector product along W_q - W, in float64, of a model trained a little."""
     ids = torch.from_numpy(windows.astype(np.int64))

@@ -24,6 +24,7 @@ TOKENIZER_FILES += ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"
 CONFIG_FILES = ("config.json", "generation_config.json")
 WHOLE = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}  # where all weights are in one file
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
+MOST_WEIGHTS = 2_000  # files of weights of a revision, as of a folder (`folders.MOST_FILES`): all stand in its lock
 
 
 def describe_revision(repo: str, revision: str, kind: str = "model") -> dict:
@@ -118,7 +119,7 @@ def model_files(files: dict[str, dict], where: str, code: Iterable[str] = ()) ->
         code: Python files that the checkpoint needs too.
 
     Raises:
-        Unavailable: there is no config, or there are no weights, or code is missing.
+        Unavailable: there is no config, or there are no weights or too many files of them, or code is missing.
     """
     if "config.json" not in files:
         raise Unavailable(f"{where} has no config.json, so it holds no model that transformers reads")
@@ -128,6 +129,8 @@ def model_files(files: dict[str, dict], where: str, code: Iterable[str] = ()) ->
     weights = [WHOLE[kind]] if WHOLE[kind] in weights else weights
     if not weights:
         raise Unavailable(f"{where} has no weights (neither *.safetensors nor pytorch_model*.bin)")
+    if len(weights) > MOST_WEIGHTS:
+        raise Unavailable(f"{where} has weights in {len(weights)} files; {MOST_WEIGHTS} are read at most")
     if missing := sorted(set(code) - files.keys()):
         raise Unavailable(f"{where} has no {', '.join(missing)}, which `remote_code` of the trajectory pins")
     wanted = {*weights, *CONFIG_FILES, INDEX[kind], *code}

@@ -5,6 +5,7 @@ A published trajectory has one, `config/trajectories/locks/NAME.json`, and so ha
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from scripts.lib.hub import answers
@@ -38,16 +39,24 @@ def read(folder: Path | str, name: str) -> dict:
         raise ValueError(f"{path} is no lock ({error}); mend it, or delete it and run `make resolve`") from error
 
 
-def merge(lock: dict, revision: str, found: dict) -> str | None:
-    """Put a resolved revision into a lock, unless it is there with another commit: that one stays.
+def merge(lock: dict, revision: str, found: dict, needed: Iterable[str] = ()) -> str | None:
+    """Put a resolved revision into a lock; what is there already, a commit or a file's hash, stays as it is.
+
+    Args:
+        needed: files that join a revision which is there already; other files of it would change what is read.
 
     Returns:
-        What moved, for people; None if nothing did.
+        What moved, or is another file under the same commit, for people; None if nothing did.
     """
     known = lock["revisions"].setdefault(revision, found)
     if known["commit"] == found["commit"]:
-        known["files"] = dict(sorted((known["files"] | found["files"]).items()))
-        return None
+        others = sorted(name for name, entry in known["files"].items() if found["files"].get(name, entry) != entry)
+        more = {name: found["files"][name] for name in needed if name in found["files"]}
+        known["files"] = dict(sorted((more | known["files"]).items()))
+        if not others:
+            return None
+        at = f"{found['repo']} at {known['commit'][:12]}"
+        return f"{at}: the hub says another size or hash of {others[0]} than the lock, which is kept"
     return (
         f"{found['repo']}: `{revision}` moved from {known['commit'][:12]} to {found['commit'][:12]}; the lock is kept"
     )

@@ -38,6 +38,7 @@ MOST_REDIRECTS = 5
 LONGEST_ASIDE = 2**16  # bytes of the content of a redirect or an error, beyond which its connection is given up
 OWN = "patiently"  # marks requests whose waits are bounded there, and whose answers are checked in `client`
 OF_REVISION = "revision"  # marks requests of what a revision is, wherever they are redirected to
+NOWHERE = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects)
 TAG = re.compile(r'(W/)?"[A-Za-z0-9_-]{1,128}"')  # an ETag that is no path
 
 
@@ -80,7 +81,7 @@ def patiently(call, what: str):
             raise Unavailable(f"{what}: access is granted by its owners; ask there, then set HF_TOKEN") from error
         except RepositoryNotFoundError as error:
             raise Unavailable(f"{what}: there is no such repository, or it is private: set HF_TOKEN") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, UnicodeError) as error:
+        except (*NOWHERE, UnicodeError, OverflowError) as error:  # a host or a port that is none
             raise Unavailable(f"{what}: the hub leads to no file ({error}); is HF_ENDPOINT right?") from error
         except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -174,14 +175,19 @@ def within(seconds: float, call: Callable):
 
 
 class Prompt(httpx.BaseTransport):
-    """Answers that begin in time; one whose first lines come at a byte a minute keeps to every timeout of httpx."""
+    """Answers that begin in time; one whose first lines come at a byte a minute keeps to every timeout of httpx.
+
+    They set no cookies: Python's jar prints a traceback of some, and nothing here needs any.
+    """
 
     def __init__(self, transport: httpx.BaseTransport):
         self.transport = transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, its content still to be read; a TimeoutError where it does not begin."""
-        return within(FIRST_LINES, lambda: self.transport.handle_request(request))
+        response = within(FIRST_LINES, lambda: self.transport.handle_request(request))
+        response.headers.pop("Set-Cookie", None)
+        return response
 
     def close(self) -> None:
         self.transport.close()

@@ -12,6 +12,7 @@ from scripts.lib.runtime.logs import Progress
 
 ADVICE = "only like models can be averaged: leave out the one that is another"
 PIECE = 2**18  # values of a tensor that are summed at a time; 2 MiB in float64
+KEPT = 2**18  # bytes that are read of a file before it is closed
 FLOOR = 1e-20  # added to a Fisher information, so that weights which it says nothing of get the plain mean
 
 Weight = float | Path  # of a member: a number, or a folder with a number for each of its weights
@@ -42,15 +43,15 @@ def average(members: list[Path], out: Path, weights: list[Weight] | None = None)
         for path in sorted(newest.iterdir()):
             if path.is_file() and path.suffix != ".safetensors" and path.name != manifests.TIMESTAMP:
                 manifests.link_file(path, scratch / path.name)
-        where = [locate_tensors(member) for member in members]
-        weighted = [locate_tensors(weight) if isinstance(weight, Path) else weight for weight in weights]
-        progress = Progress(len(where[-1]), "tensors")
+        stored = [Tensors(member) for member in members]
+        weighted = [Tensors(weight) if isinstance(weight, Path) else weight for weight in weights]
+        progress = Progress(len(stored[-1].where), "tensors")
         for shard in weight_files(newest):
             with safe_open(shard, framework="pt") as file:
                 names = list(file.keys())
             tensors = {}
             for name in names:
-                tensors[name] = mean_tensor(name, where, weighted)
+                tensors[name] = mean_tensor(name, stored, weighted)
                 progress.update(len(tensors))
             save_file(tensors, scratch / shard.name, metadata={"format": "pt"})
 
@@ -73,28 +74,59 @@ def shapes_of(folder: Path) -> dict[str, list[int]]:
     return {name: list(entry["shape"]) for path in weight_files(folder) for name, entry in read_header(path).items()}
 
 
-def mean_tensor(name: str, where: list[dict[str, Path]], weighted: list[dict[str, Path] | float]) -> torch.Tensor:
+class Tensors:
+    """The tensors of a model folder, read piece by piece.
+
+    A file stays open for many small tensors, since opening one reads the names of all of them; and not for longer, as
+    what was read of it counts as memory until it is closed.
+
+    where: which file holds each tensor.
+    """
+
+    def __init__(self, folder: Path):
+        self.where = {name: path for path in weight_files(folder) for name in read_header(path)}
+        self.path, self.file, self.taken = None, None, 0
+
+    def read(self, name: str, piece: slice | type(...)) -> torch.Tensor:
+        """Some rows of a tensor, or all of it (...)."""
+        file = self._open(name)
+        found = file.get_tensor(name) if piece is ... else file.get_slice(name)[piece]
+        self.taken += found.nbytes
+        if self.taken > KEPT:
+            self.path = self.file = None
+        return found
+
+    def form(self, name: str) -> tuple[list[int], torch.dtype]:
+        """Shape and type of a tensor."""
+        found = self._open(name).get_slice(name)
+        shape = found.get_shape()
+        return shape, (found[:0] if shape else self.read(name, ...)).dtype
+
+    def _open(self, name: str) -> safe_open:
+        if self.path != self.where[name]:
+            self.path, self.file, self.taken = self.where[name], safe_open(self.where[name], "pt"), 0
+        return self.file
+
+
+def mean_tensor(name: str, stored: list[Tensors], weighted: list[Tensors | float]) -> torch.Tensor:
     """Weighted mean over members of one tensor, in the newest member's dtype.
 
     Args:
-        where: the file of each tensor, of each member. weighted: the same of its weights, or its weight.
+        stored: of each member. weighted: the same of its weights, or its weight.
     """
-    with safe_open(where[-1][name], framework="pt") as file:
-        newest = file.get_slice(name)
-        shape = newest.get_shape()
-        kind = (newest[:0] if shape else file.get_tensor(name)).dtype
-        if not kind.is_floating_point:
-            return file.get_tensor(name)
+    shape, kind = stored[-1].form(name)
+    if not kind.is_floating_point:
+        return stored[-1].read(name, ...).clone()
     mean = torch.empty(shape, dtype=kind)
     rows = len(mean) if mean.ndim else 0
     step = max(1, PIECE * rows // max(1, mean.numel()))
     pieces = [slice(first, first + step) for first in range(0, rows, step)] if mean.numel() > PIECE else [...]
     for piece in pieces:
         total, weights = torch.zeros_like(mean[piece], dtype=torch.float64), 0.0
-        for files, weight in zip(where, weighted, strict=True):
-            if isinstance(weight, dict):
-                weight = read(weight[name], name, piece).double().add_(FLOOR) if name in weight else 1.0
-            member = read(files[name], name, piece)
+        for tensors, weight in zip(stored, weighted, strict=True):
+            if isinstance(weight, Tensors):
+                weight = weight.read(name, piece).double().add_(FLOOR) if name in weight.where else 1.0
+            member = tensors.read(name, piece)
             if isinstance(weight, torch.Tensor):
                 total += weight * member
             else:
@@ -102,14 +134,3 @@ def mean_tensor(name: str, where: list[dict[str, Path]], weighted: list[dict[str
             weights += weight
         mean[piece] = total.div_(weights)
     return mean
-
-
-def read(path: Path, name: str, piece: slice | type(...)) -> torch.Tensor:
-    """Some rows of a tensor of a file, or all of it (...)."""
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name) if piece is ... else file.get_slice(name)[piece]
-
-
-def locate_tensors(folder: Path) -> dict[str, Path]:
-    """Which safetensors file of a model folder holds each tensor."""
-    return {name: path for path in weight_files(folder) for name in read_header(path)}

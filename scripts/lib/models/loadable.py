@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from scripts.lib.models import own_code
 from scripts.lib.models.folders import INDEX, validate_model_folder, weight_files
-from scripts.lib.models.loading import load_empty
+from scripts.lib.models.loading import decoder_blocks, load_empty
 from scripts.lib.runtime.confined import more_memory, streamed
 from scripts.lib.runtime.shortages import is_shortage
 from scripts.lib.runtime.untrusted import read_json
@@ -33,6 +33,9 @@ COUNTED = re.compile(r"(layers?|blocks?|experts?|labels?|depths?|replace|attenti
 MOST_BUFFERS = 2**28  # bytes beyond those of the weights: masks and tables of positions, which no file holds
 MOST_HELD = 2**31  # bytes beyond twice the weights, at any time of a pass over few tokens: Mamba 2 pads them to 256
 TRIED = 8  # tokens
+MOST_BLOCKS = 1_000  # of a model, of which each is read and run by itself; the deepest known have 130
+WINDOW = 2_048  # tokens
+MOST_WIDE, BY_WEIGHTS = 2**32, 8  # bytes of a layer's values for a window, and more for each byte of the weights
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # others are loaded as if they were numbers
 OPERATIONS = torch.ops.aten
 ASKED = (OPERATIONS.is_nonzero.default, OPERATIONS.item.default, OPERATIONS._local_scalar_dense.default)  # for a number
@@ -119,6 +122,8 @@ def _problems(folder: Path) -> str:
             buffers = sum(buffer.nbytes for buffer in empty.buffers())
             if buffers > stored + MOST_BUFFERS:
                 return f"the model has {buffers} bytes of tables beside its weights, which have {stored}"
+            if wrong := _too_deep(empty):
+                return wrong
             settings = {
                 "local_files_only": True,
                 "output_loading_info": True,
@@ -132,6 +137,8 @@ def _problems(folder: Path) -> str:
             tokens, rows = _tokens(folder), empty.get_input_embeddings().weight.shape[0]
             if found := [f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in info.items() if names]:
                 return "; ".join(found)
+            if wrong := _too_wide(empty, stored):
+                return wrong
             if twice := _twice(model, tensors):
                 return f"it has one tensor under two names: {_some(twice)}"
             if wrong := _wrong_types(load, tensors, model):
@@ -143,6 +150,48 @@ def _problems(folder: Path) -> str:
             if isinstance(error, MemoryError | RuntimeError) and is_shortage(error):
                 raise
             return f"transformers makes no model of its config.json ({_first_line(error)})"
+
+
+def _too_deep(model: PreTrainedModel) -> str:
+    """Whether a model has too many blocks."""
+    with suppress(ValueError, AttributeError):  # of a model without a list of blocks
+        if (found := len(decoder_blocks(model))) > MOST_BLOCKS:
+            return f"the model has {found} blocks, and {MOST_BLOCKS} at most are run"
+    return ""
+
+
+def _too_wide(model: PreTrainedModel, stored: int) -> str:
+    """Which tensor is so wide that what a text or a statistic makes of it is far larger than the model's files.
+
+    GPTQ and describe_layers keep X^T X of the inputs of a layer in float64; a window has a value for each row or column
+    of any matrix, in float32, and a square of itself for each head. They cost a file little where the other side is
+    short.
+
+    Args:
+        model: without its weights.
+        stored: bytes of the files.
+    """
+    most = MOST_WIDE + BY_WEIGHTS * stored
+    needed = {
+        f"{name}.weight": torch.float64.itemsize * module.in_features**2
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    for name, item in model.named_parameters():
+        if item.ndim > 1:
+            wide = torch.float32.itemsize * WINDOW * max(item.shape[-2:])
+            needed[name] = max(needed.get(name, 0), wide)
+    named = {f"{name} is {list(model.get_parameter(name).shape)}": size for name, size in needed.items()}
+    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
+    if isinstance(heads, int):
+        named[f"`num_attention_heads` is {heads}"] = torch.float32.itemsize * WINDOW**2 * heads
+    what = max(named, key=named.get, default="")
+    if named.get(what, 0) <= most:
+        return ""
+    return (
+        f"{what}, which takes {named[what] / 1e9:.1f} GB for a window of {WINDOW} tokens or for statistics; a model "
+        f"whose files have {stored / 1e9:.2f} GB is given {most / 1e9:.1f} GB at most"
+    )
 
 
 def _wrong_types(load: Callable, tensors: dict[str, torch.Tensor], model: torch.nn.Module) -> str:
