@@ -23,13 +23,11 @@ from scripts.lib.models import own_code, taking
 from scripts.lib.models.folders import require_few, validate_model_folder, weight_map
 from scripts.lib.models.loadable import largest_weights, require_loadable
 from scripts.lib.runtime import manifests
-from scripts.lib.runtime.confined import confined, more_memory
+from scripts.lib.runtime.confined import more_memory
 from scripts.lib.runtime.logs import open_log
 from scripts.lib.runtime.shortages import is_shortage, kind_and_message
 from scripts.lib.runtime.untrusted import inside, one_line, read_json
 from scripts.publish import describe, refuse
-from scripts.tokenize import encode_batch
-from scripts.tokenizer import MEMORY, SAMPLE, SECONDS, load
 
 LARGEST_PICKLE = 2**23  # bytes, without the numbers of the tensors: some 20,000 tensors
 PICKLE = "data.pkl"  # torch's name for that of a zip file
@@ -64,8 +62,6 @@ def fetch_checkpoint(
         fetch(resolved, tokenizer, state, out, code)
         with explained(resolved, out):
             require_loadable(out)
-            if not code:
-                require_same_tokens(tokenizer, out)
     except Unusable as error:
         logging.getLogger("trajquant").warning("refused: %s", error)
         return refuse(out, identity, str(error))
@@ -171,26 +167,6 @@ def require_no_larger(size: int, state: Path, repo: str) -> None:
         most = largest_weights(scratch)
     if size > most + SPARE:
         raise ValueError(f"its weight files have {size} bytes, and the model of its config.json {most} at most")
-
-
-def require_same_tokens(tokenizer: Path, model: Path) -> None:
-    """Check that a tokenizer is the same in a model's folder, where transformers chooses its class by the config.
-
-    Raises:
-        ValueError: it gives other tokens there, or does not load.
-    """
-
-    def compare() -> None:
-        (one, end), (other, other_end) = map(encode, (tokenizer, model))
-        if one != other or end != other_end:
-            raise ValueError("the trajectory's tokenizer gives other tokens beside this config.json, by `model_type`")
-
-    def encode(folder: Path) -> tuple[list[list[int]], int | None]:
-        loaded = load(str(folder))
-        # One by one: threads that this process had do not outlive a fork.
-        return [ids for text in SAMPLE for ids in encode_batch(loaded, [text])], loaded.eos_token_id
-
-    confined(compare, MEMORY, SECONDS)
 
 
 def convert(files: list[Path], out: Path) -> None:

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from scripts import fetch as fetching
 from scripts.fetch import fetch_checkpoint
@@ -507,26 +506,6 @@ def test_nothing_else_is_taken_of_a_users_folder(files, tmp_path):
 def test_headers_of_too_many_tensors_are_refused(take, files, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MOST_TENSORS", 10)
     require_refused(take(files), tmp_path / "model", r"hold \d+ tensors; 10 are read at most")
-
-
-def test_a_tokenizer_that_is_another_one_by_the_config_is_refused(take, tmp_path):
-    """Here one of bytes that calls itself Llama's, and a config by which it is Qwen's."""
-    letters = {letter: 2 + number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    bpe = Tokenizer(models.BPE({"<e>": 0, "<u>": 1} | letters, []))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    folder = tmp_path / "tokenizer"
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<e>", unk_token="<u>").save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    path.write_bytes(edited(path.read_bytes(), tokenizer_class="LlamaTokenizerFast"))
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    for kind, status in (("qwen2", "refused"), ("llama", "ok")):
-        config = AutoConfig.for_model(kind, vocab_size=258, num_key_value_heads=2, **shape)
-        own = tmp_path / "hub" / kind
-        AutoModelForCausalLM.from_config(config).save_pretrained(own)
-        manifest = take({path.name: path.read_bytes() for path in own.iterdir()})
-        assert manifest["status"] == status, manifest["reason"]
-        if status == "refused":
-            assert "the trajectory's tokenizer gives other tokens beside this config.json" in manifest["reason"]
 
 
 @one_class
