@@ -263,7 +263,9 @@ def test_a_redirect_to_nowhere_is_final(server, to):
     with pytest.raises(client.Unavailable, match=r"org/model at revision step1: the hub leads to no file"):
         client.describe_revision(REPO, "step1")
     asked = 1 + patience.MOST_REDIRECTS * to.startswith("/")
-    assert asked <= fault.hits < 2 * asked + 1  # a connection that closes early may be tried once more
+    assert (
+        asked <= fault.hits < patience.ATTEMPTS * asked
+    )  # what closes early may be tried again, on a busy machine twice
 
 
 def test_the_content_of_a_redirect_is_not_kept(server):

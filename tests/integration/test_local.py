@@ -3,12 +3,14 @@
 import shutil
 
 import polars
+import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.tools import measurements, planned, snakemake
 
 
+@pytest.mark.full
 def test_own_checkpoints_with_a_broken_one(finished, tree, tmp_path):
     good, bad = tmp_path / "run/100", tmp_path / "run/200"
     shutil.copytree(finished / "resources/checkpoints/smoke/step-20/model", good)

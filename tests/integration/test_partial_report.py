@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import polars
+import pytest
 
 from tests.tools import AFTER_CELLS, planned
 
@@ -43,6 +44,7 @@ def test_nothing_is_there(tree):
     }
 
 
+@pytest.mark.full  # test_redraw is for every day
 def test_a_partly_measured_study_is_published_and_redrawn_without_its_results(tree):
     shutil.rmtree(tree / "results/evaluated/smoke/step-20/rtn-w4-g32")
     published, redraw = (

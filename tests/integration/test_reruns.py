@@ -45,6 +45,7 @@ def test_extending_a_run_leaves_finished_cells_alone(tree):
     assert jobs == {"train": 1, "publish": 1, "quantize": 1, "evaluate_loss": 2} | SLICED | AFTER_CELLS
 
 
+@pytest.mark.full
 def test_forcing_tasks_reruns_them_and_what_follows(tree):
     assert planned(tree, "smoke", "--forcerun", "evaluate_tasks") == {"evaluate_tasks": 2} | AFTER_CELLS
 
@@ -54,6 +55,7 @@ def test_forcing_a_stage_reruns_its_consumers(tree):
     assert jobs == {"quantize": 8, "evaluate_loss": 8, "evaluate_tasks": 1, "slice": 1} | AFTER_CELLS
 
 
+@pytest.mark.full
 def test_forcing_train_reruns_everything_after_it(tree):
     jobs = planned(tree, "smoke", "--forcerun", "train")
     assert jobs["train"] == 3

@@ -117,6 +117,7 @@ def test_nothing_is_left_lying_about(finished):
     assert not [path for path in finished.rglob("*.tmp") if ".snakemake" not in path.parts]
 
 
+@pytest.mark.full
 def test_snakemakes_own_report(tree):
     snakemake(tree, "smoke", "--report", "results/smoke-report.zip")
     assert (tree / "results/smoke-report.zip").stat().st_size > 10_000

@@ -16,7 +16,7 @@ from scripts.lib.study.scales import of_trajectory, scaled
 STUDIES = {
     "decay-any-time": {"decay-raises": 15, "rate-not-tokens": 12, "tokens-raise": 12},
     "decay-length": {"long-decay-lowers": 15, "decay-raises": 18},
-    "peak-rate": {"peak-lowers": 9},
+    "peak-rate": {"peak-lowers": 9, "higher-rate-flatter": 9},
     "weight-decay": {"weight-decay-lowers": 9},
     "cosine-vs-wsd": {"cosine-grows": 6, "rate-not-tokens": 12, "tokens-raise": 12, "undertrained-breaks": 12},
     "optimizer": {"muon-lowers": 3, "decay-raises": 6},

@@ -151,6 +151,7 @@ def test_a_gpu_that_is_too_small_for_a_batch_takes_parts_of_it(link, tmp_path, m
             assert tensor.allclose(weights(whole, 8)[name], rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.full
 def test_two_processes_train_as_one_does(link):
     """Over gloo, from the state of one, for 50 steps: the same windows in each, in the same forward passes."""
     trunk = link("trunk", 0, 4, [], restart=True)

@@ -15,6 +15,7 @@ def fresh(tmp_path):
     return copy_tree(tmp_path / "tree")
 
 
+@pytest.mark.full
 def test_claims_are_fixed_by_the_first_job_and_not_by_a_dry_run(fresh):
     record = fresh / "results/claims/smoke.jsonl"
     edit(fresh / "config/studies/smoke.yaml", lambda study: study["study"].update(claims=["decay-raises"]))

@@ -33,7 +33,7 @@ rule measure:
 """
 
 
-@pytest.mark.parametrize("mend", [False, True])
+@pytest.mark.parametrize("mend", [pytest.param(False, marks=pytest.mark.full), True])
 def test_what_is_missing_behind_an_ancient_input_is_made(tmp_path, mend):
     (tmp_path / "Snakefile").write_text(WORKFLOW)
 
