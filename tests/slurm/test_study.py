@@ -17,6 +17,7 @@ def table(tree, name, study="few"):
     return polars.read_parquet(tree / f"results/tables/{study}/{name}.parquet")
 
 
+@pytest.mark.full
 def test_a_gpu_is_asked_for_in_both_forms(slurm, going, finished, tmp_path):
     """Both at once, each in a tree of its own."""
     target, heads, asked = "results/evaluated/smoke/step-20/none/loss-smoke.parquet", {}, {}

@@ -109,6 +109,7 @@ def test_scores_of_a_cell_are_the_same(root, tmp_path, monkeypatch, caplog, suit
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "blocks" / name).read_bytes()
 
 
+@pytest.mark.full  # test_blockwise has one for every day
 def test_a_memory_below_the_size_of_the_model_is_enough(root, tmp_path):  # noqa: F811
     """200 MB in float32, of files in bfloat16, with 140 MB for weights, hidden states and logits."""
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
