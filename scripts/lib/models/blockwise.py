@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -244,14 +245,18 @@ class Blockwise:
         Raises:
             Refused: they are.
         """
-        blocks = (place.block for place in self.places)
-        weights = sum(tensor.nbytes for part in (self.model, *blocks) for tensor in part.state_dict().values())
-        most = MOST_STATES + BY_WEIGHTS * weights
+        most = MOST_STATES + BY_WEIGHTS * self._weights
         if (size := tokens * self.state) > most:
             raise Refused(
                 f"hidden states of {tokens} tokens take {size / 1e9:.1f} GB, {self.state} bytes each, and a model of "
-                f"{weights / 1e9:.2f} GB is given {most / 1e9:.1f} GB at most"
+                f"{self._weights / 1e9:.2f} GB is given {most / 1e9:.1f} GB at most"
             )
+
+    @cached_property
+    def _weights(self) -> int:
+        """Bytes of all weights, counted once: tasks begin with thousands of batches."""
+        blocks = (place.block for place in self.places)
+        return sum(tensor.nbytes for part in (self.model, *blocks) for tensor in part.state_dict().values())
 
     def _embed(self, windows: np.ndarray, batches: list[slice]) -> tuple[torch.Tensor, dict]:
         """What the first block is given of all windows [n, window, width]; and what each is given besides.
