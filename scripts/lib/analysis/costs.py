@@ -26,8 +26,8 @@ def costs_table(
         evaluations: metadata of evaluations, with `stage` and `dataset` (corpus or suite).
         slices: parquets of the stage slice, whose checkpoints have their layers described, too.
     """
-    shared = [*_shared_jobs(folder, recipes, evaluations), *_training_jobs(folder, points)]
-    jobs = [*shared, *_jobs_of_slices(folder, slices)]
+    jobs = [*_shared_jobs(folder, recipes, evaluations), *_training_jobs(folder, points)]
+    jobs += _jobs_of_slices(folder, slices)
     for cell, recipe in recipes.items():
         jobs.append(("quantize", *cell, None, recipe.get("device"), folder.joinpath("quantize", *cell)))
     for result in evaluations:
